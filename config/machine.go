@@ -1,0 +1,137 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config is what a machine should be: one document, parsed into one
+// immutable value of type Machine.
+//
+// The document is YAML (JSON is YAML too). Parse reads it strictly: unknown
+// fields, wrong types and values out of bounds are problems, all of them are
+// reported with their path and line, and nothing is applied while one of them
+// is an error. Whatever the source of a document, the rest of the system sees
+// only Machine.
+package config
+
+import "time"
+
+// Version is the version of the document that this package writes and expects.
+const Version = "v1"
+
+// MaxBytes bounds a document, as fw_cfg, the API and files deliver it.
+const MaxBytes = 1 << 20
+
+// Machine is a whole configuration. The zero value is a working machine that
+// nobody can log in to.
+type Machine struct {
+	// Version of the document: "v1".
+	Version string `yaml:"version" json:"version"`
+	// Name is the machine's host name; empty: from DHCP, else "wherry".
+	Name string `yaml:"name,omitempty" json:"name,omitempty"`
+	// Access says who may call the API.
+	Access Access `yaml:"access,omitempty" json:"access,omitzero"`
+	// Network is how the machine itself is reached.
+	Network Network `yaml:"network,omitempty" json:"network,omitzero"`
+	// Time is where the clock is set from.
+	Time Time `yaml:"time,omitempty" json:"time,omitzero"`
+	// Registries is how image registries are reached, where it differs from HTTPS with public authorities.
+	Registries []Registry `yaml:"registries,omitempty" json:"registries,omitempty"`
+	// Containers are settings of the engine.
+	Containers Containers `yaml:"containers,omitempty" json:"containers,omitzero"`
+	// SystemContainers are the machine's own containers, kept apart from the users'.
+	SystemContainers []SystemContainer `yaml:"systemContainers,omitempty" json:"systemContainers,omitempty"`
+	// Sysctls are kernel settings beyond the defaults, by dotted name.
+	Sysctls map[string]string `yaml:"sysctls,omitempty" json:"sysctls,omitempty"`
+	// Modules are kernel modules to load at boot by name.
+	Modules []string `yaml:"modules,omitempty" json:"modules,omitempty"`
+}
+
+// Role is what a key may do. Each role includes the ones before it.
+type Role string
+
+const (
+	RoleReader   Role = "reader"
+	RoleOperator Role = "operator"
+	RoleAdmin    Role = "admin"
+)
+
+type Access struct {
+	Keys []Key `yaml:"keys,omitempty" json:"keys,omitempty"`
+}
+
+// Key is an OpenSSH public key and the role it gives.
+type Key struct {
+	// Key is one line of authorized_keys without options: "ssh-ed25519 AAAA… comment".
+	Key string `yaml:"key" json:"key"`
+	// Role is admin when empty: a key delivered by a cloud is the owner's.
+	Role Role `yaml:"role,omitempty" json:"role,omitempty"`
+}
+
+type Network struct {
+	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
+	// Nameservers are addresses; they come before those from DHCP.
+	Nameservers []string `yaml:"nameservers,omitempty" json:"nameservers,omitempty"`
+	Search      []string `yaml:"search,omitempty" json:"search,omitempty"`
+}
+
+// Interface configures the links that match. Links that no entry matches use DHCP and SLAAC.
+type Interface struct {
+	// Match is a link name ("eth0"), a glob of it ("enp*") or a MAC address.
+	Match string `yaml:"match" json:"match"`
+	// DHCP is true unless Addresses are given.
+	DHCP *bool `yaml:"dhcp,omitempty" json:"dhcp,omitempty"`
+	// IPv6 is "auto" (SLAAC, default), "off" or "static".
+	IPv6 string `yaml:"ipv6,omitempty" json:"ipv6,omitempty"`
+	// Addresses are in CIDR form, IPv4 or IPv6.
+	Addresses []string `yaml:"addresses,omitempty" json:"addresses,omitempty"`
+	Gateway   string   `yaml:"gateway,omitempty" json:"gateway,omitempty"`
+	Gateway6  string   `yaml:"gateway6,omitempty" json:"gateway6,omitempty"`
+	Routes    []Route  `yaml:"routes,omitempty" json:"routes,omitempty"`
+	MTU       int      `yaml:"mtu,omitempty" json:"mtu,omitempty"`
+}
+
+type Route struct {
+	To     string `yaml:"to" json:"to"`
+	Via    string `yaml:"via,omitempty" json:"via,omitempty"`
+	Metric int    `yaml:"metric,omitempty" json:"metric,omitempty"`
+}
+
+type Time struct {
+	// Servers are SNTP servers; empty: those from DHCP, else the pool of Debian.
+	Servers []string `yaml:"servers,omitempty" json:"servers,omitempty"`
+}
+
+// Registry is how one registry is reached.
+type Registry struct {
+	// Host is the host[:port] in image names; "*" is every other registry.
+	Host string `yaml:"host" json:"host"`
+	// PlainHTTP allows HTTP without TLS. No other registry is ever asked without TLS.
+	PlainHTTP bool `yaml:"plainHTTP,omitempty" json:"plainHTTP,omitempty"`
+	// CA are PEM certificates trusted for this registry beside the public ones.
+	CA string `yaml:"ca,omitempty" json:"ca,omitempty"`
+	// Mirrors are host[:port][/prefix] asked in order before the registry itself.
+	// How each is reached is its own entry's matter.
+	Mirrors  []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty"`
+	Username string   `yaml:"username,omitempty" json:"username,omitempty"`
+	Password string   `yaml:"password,omitempty" json:"password,omitempty"`
+}
+
+type Containers struct {
+	// AllowedHostPaths are the only host paths that containers may bind, read-only.
+	AllowedHostPaths []string `yaml:"allowedHostPaths,omitempty" json:"allowedHostPaths,omitempty"`
+	// AddressPool4 and AddressPool6 are where container networks take their subnets from.
+	// Empty: 172.20.0.0/14 in /24 steps, and a random ULA /48 in /64 steps.
+	AddressPool4 string `yaml:"addressPool4,omitempty" json:"addressPool4,omitempty"`
+	AddressPool6 string `yaml:"addressPool6,omitempty" json:"addressPool6,omitempty"`
+	// StopTimeout is the grace period at shutdown for containers that name none; zero: 10 s.
+	StopTimeout time.Duration `yaml:"stopTimeout,omitempty" json:"stopTimeout,omitempty"`
+}
+
+// SystemContainer is one of the machine's own containers. It is restarted always.
+type SystemContainer struct {
+	Name       string   `yaml:"name" json:"name"`
+	Image      string   `yaml:"image" json:"image"`
+	Entrypoint []string `yaml:"entrypoint,omitempty" json:"entrypoint,omitempty"`
+	Command    []string `yaml:"command,omitempty" json:"command,omitempty"`
+	Env        []string `yaml:"env,omitempty" json:"env,omitempty"`
+	// HostNetwork joins the machine's own network.
+	HostNetwork bool `yaml:"hostNetwork,omitempty" json:"hostNetwork,omitempty"`
+}

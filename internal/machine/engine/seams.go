@@ -5,9 +5,8 @@ package engine
 
 import (
 	"context"
-	"net/netip"
 
-	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/netattach"
 )
 
 // Network gives containers their place on the machine's container networks.
@@ -27,24 +26,11 @@ type Network interface {
 	Check(r NetworkRequest) error
 }
 
-// NetworkRequest is what a container asks of the network.
-type NetworkRequest struct {
-	Container string // id
-	Name      string // container's name, in DNS beside the aliases
-	Hostname  string
-	NetNS     string // path of the network namespace, for example /proc/123/ns/net; empty in Check
-	Mode      wherryv1.NetworkMode
-	Networks  []*wherryv1.NetworkAttachment // empty: the default network
-	Ports     []*wherryv1.PortMapping
-}
-
-// NetworkResult is what it got.
-type NetworkResult struct {
-	Endpoints   []*wherryv1.Endpoint
-	Ports       []*wherryv1.PortMapping // host ports filled in
-	Nameservers []netip.Addr            // for the container's resolv.conf
-	Search      []string
-}
+// NetworkRequest and NetworkResult are shared with the implementation.
+type (
+	NetworkRequest = netattach.Request
+	NetworkResult  = netattach.Result
+)
 
 // Volumes finds the directories that containers mount.
 type Volumes interface {

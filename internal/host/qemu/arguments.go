@@ -1,0 +1,79 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// defaultCmdline lets the console be the serial port and a machine that
+// panicked start again, late enough for the panic to be seen.
+const defaultCmdline = "console=tty0 console=ttyS0 quiet panic=15"
+
+// arguments is QEMU's command line. It is run in the machine's directory, so
+// the names of the machine's own files are relative and short.
+func arguments(name string, s Settings, accelerator string, config bool) []string {
+	args := []string{
+		"-name", "wherry-" + name,
+		"-machine", "q35,accel=" + accelerator,
+		"-cpu", cpuModel(accelerator),
+		"-m", strconv.Itoa(s.MemoryMiB) + "M",
+		"-smp", strconv.Itoa(s.CPUs),
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-kernel", filepath.Join(s.Image, "kernel"),
+		"-initrd", filepath.Join(s.Image, "initramfs"),
+		"-append", strings.TrimSpace(defaultCmdline + " " + s.Cmdline),
+		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",
+		"-serial", "chardev:console",
+		"-qmp", "unix:qmp.sock,server=on,wait=off",
+		"-device", "virtio-rng-pci",
+		"-netdev", netdev(s),
+		// Without a ROM the firmware does not try to boot from the network.
+		"-device", "virtio-net-pci,netdev=net0,romfile=",
+	}
+	if s.DiskBytes > 0 {
+		args = append(args, disk("state", "state.img")...)
+	}
+	for i, path := range s.ExtraDisks {
+		args = append(args, disk("extra"+strconv.Itoa(i), path)...)
+	}
+	if config {
+		args = append(args, "-fw_cfg", "name=opt/wherry/config,file=config.yaml")
+	}
+	return append(args, s.Args...)
+}
+
+func cpuModel(accelerator string) string {
+	if accelerator == "tcg" {
+		return "max"
+	}
+	return "host"
+}
+
+func netdev(s Settings) string {
+	var b strings.Builder
+	b.WriteString("user,id=net0")
+	fmt.Fprintf(&b, ",hostfwd=%s", apiForward(s).rule())
+	for _, f := range s.Forwards {
+		fmt.Fprintf(&b, ",hostfwd=%s", f.rule())
+	}
+	return b.String()
+}
+
+func apiForward(s Settings) Forward {
+	return Forward{HostPort: s.APIPort, GuestPort: APIPort}.withDefaults()
+}
+
+func disk(id, path string) []string {
+	return []string{
+		"-drive", "if=none,id=" + id + ",format=raw,discard=unmap,detect-zeroes=unmap,file=" + escape(path),
+		"-device", "virtio-blk-pci,drive=" + id + ",serial=" + id,
+	}
+}
+
+// escape makes a value safe inside QEMU's comma-separated options.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }

@@ -1,0 +1,275 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package qemu starts and drives virtual machines on your computer, for
+// `wherry vm` and for the VM tests.
+//
+// It owns one directory per machine below a Store:
+//
+//	vm.json      Settings: what the machine has, kept over restarts
+//	run.json     the running QEMU: pid, its start time, what the machine said when ready
+//	config.yaml  the machine's configuration, handed over by fw_cfg opt/wherry/config
+//	state.img    the state disk, a sparse raw file
+//	console.log  everything the machine printed; console.log.1 is the older part
+//	qemu.log     what QEMU itself printed at its last start
+//	*.sock       QEMU's monitor (QMP) and the serial console
+//	lock         held while one of these is changed
+//
+// QEMU runs in a session of its own and outlives the process that started it.
+// A pid is believed only together with the time at which that process started,
+// and nothing but that process is ever signalled. A machine is ready when its
+// console shows the line that ParseReady reads. When a start does not get there,
+// QEMU is ended and the error is a *StartError with the console's last lines
+// and the likely cause.
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"wherry.example/wherry/internal/atomicfile"
+)
+
+// APIPort is the port of the API inside the machine.
+const APIPort = 9473
+
+// Defaults of a machine that nothing was said about.
+const (
+	DefaultMemoryMiB = 1024
+	DefaultCPUs      = 2
+	DefaultDiskBytes = 10 << 30
+)
+
+// Settings are what a machine has. They are remembered over restarts.
+type Settings struct {
+	// Image is a directory with the files kernel and initramfs.
+	Image     string `json:"image"`
+	MemoryMiB int    `json:"memoryMiB"`
+	CPUs      int    `json:"cpus"`
+	// DiskBytes is the size of the state disk; 0: none. A disk that exists is
+	// grown, never shrunk.
+	DiskBytes int64 `json:"diskBytes"`
+	// ExtraDisks are raw image files attached after the state disk.
+	ExtraDisks []string `json:"extraDisks,omitempty"`
+	// APIPort is the loopback port that leads to the API; 0: a free one is chosen.
+	APIPort  uint16    `json:"apiPort"`
+	Forwards []Forward `json:"forwards,omitempty"`
+	// Cmdline is added to the kernel's command line.
+	Cmdline string `json:"cmdline,omitempty"`
+	// Args are added to QEMU's.
+	Args []string `json:"args,omitempty"`
+}
+
+// Run is a QEMU process and what its machine said.
+type Run struct {
+	PID          int       `json:"pid"`
+	ProcessStart string    `json:"processStart"`
+	StartedAt    time.Time `json:"startedAt"`
+	Accelerator  string    `json:"accelerator"`
+	// ConsoleOffset is where in console.log this run begins.
+	ConsoleOffset int64 `json:"consoleOffset"`
+	// Ready is zero until the machine was ready.
+	Ready Ready `json:"ready,omitzero"`
+}
+
+// Store is the directory that holds the machines.
+type Store struct{ Dir string }
+
+// DefaultStore is $XDG_STATE_HOME/wherry/vm, or below ~/.local/state.
+func DefaultStore() (Store, error) {
+	base := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(base) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return Store{}, fmt.Errorf("find the directory for machines: %w", err)
+		}
+		base = filepath.Join(home, ".local", "state")
+	}
+	return Store{Dir: filepath.Join(base, "wherry", "vm")}, nil
+}
+
+// VM is one machine on this computer, running or not.
+type VM struct {
+	name string
+	dir  string
+}
+
+var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// ErrNotFound says that there is no machine of that name.
+var ErrNotFound = errors.New("no such virtual machine")
+
+// Create returns the machine of that name, made when it does not exist.
+func (s Store) Create(name string) (*VM, error) {
+	if !nameRE.MatchString(name) {
+		return nil, fmt.Errorf("machine name %q: use at most 63 lower-case letters, digits and dashes", name)
+	}
+	vm := &VM{name: name, dir: filepath.Join(s.Dir, name)}
+	if err := os.MkdirAll(vm.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make machine %s: %w", name, err)
+	}
+	return vm, nil
+}
+
+// Open returns a machine that exists, else an error that is ErrNotFound.
+func (s Store) Open(name string) (*VM, error) {
+	vm := &VM{name: name, dir: filepath.Join(s.Dir, name)}
+	if !nameRE.MatchString(name) || !vm.exists() {
+		return nil, fmt.Errorf("%w: %q (see `wherry vm ls`)", ErrNotFound, name)
+	}
+	return vm, nil
+}
+
+// List returns the machines ordered by name.
+func (s Store) List() ([]*VM, error) {
+	entries, err := os.ReadDir(s.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list machines: %w", err)
+	}
+	var vms []*VM
+	for _, e := range entries {
+		if vm, err := s.Open(e.Name()); err == nil {
+			vms = append(vms, vm)
+		}
+	}
+	return vms, nil
+}
+
+// Name of the machine.
+func (vm *VM) Name() string { return vm.name }
+
+// Dir is the machine's directory.
+func (vm *VM) Dir() string { return vm.dir }
+
+func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
+
+func (vm *VM) exists() bool {
+	_, err := os.Stat(vm.path("vm.json"))
+	return err == nil
+}
+
+// Settings reads what the machine has; the defaults when it was never started.
+func (vm *VM) Settings() (Settings, error) {
+	s := Settings{MemoryMiB: DefaultMemoryMiB, CPUs: DefaultCPUs, DiskBytes: DefaultDiskBytes}
+	err := vm.readJSON("vm.json", &s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	return s, err
+}
+
+func (vm *VM) saveSettings(s Settings) error { return vm.writeJSON("vm.json", s) }
+
+// Run returns the running QEMU, and false when the machine does not run.
+func (vm *VM) Run() (Run, bool) {
+	var r Run
+	if err := vm.readJSON("run.json", &r); err != nil {
+		return Run{}, false
+	}
+	return r, processAlive(r.PID, r.ProcessStart)
+}
+
+// Info is a machine at a glance.
+type Info struct {
+	Name     string   `json:"name"`
+	Running  bool     `json:"running"`
+	Ready    bool     `json:"ready"`
+	API      string   `json:"api,omitempty"`
+	Settings Settings `json:"settings"`
+	Run      Run      `json:"run,omitzero"`
+}
+
+// Info reads the machine's settings and whether it runs.
+func (vm *VM) Info() (Info, error) {
+	s, err := vm.Settings()
+	if err != nil {
+		return Info{}, err
+	}
+	info := Info{Name: vm.name, Settings: s}
+	if run, ok := vm.Run(); ok {
+		info.Running, info.Run, info.Ready = true, run, run.Ready.Fingerprint != ""
+	}
+	if s.APIPort != 0 {
+		info.API = fmt.Sprintf("127.0.0.1:%d", s.APIPort)
+	}
+	return info, nil
+}
+
+// Remove deletes the machine with its disk. One that runs is refused unless force.
+func (vm *VM) Remove(force bool) error {
+	unlock, err := vm.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if run, ok := vm.Run(); ok {
+		if !force {
+			return fmt.Errorf("machine %s is running: stop it first (`wherry vm stop %s`) or remove it with -f", vm.name, vm.name)
+		}
+		if err := vm.killRun(run); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(vm.dir); err != nil {
+		return fmt.Errorf("remove machine %s: %w", vm.name, err)
+	}
+	return nil
+}
+
+func (vm *VM) readJSON(name string, v any) error {
+	data, err := os.ReadFile(vm.path(name))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("read %s: %w (remove the machine with `wherry vm rm %s` if it is broken)", vm.path(name), err, vm.name)
+	}
+	return nil
+}
+
+func (vm *VM) writeJSON(name string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return atomicfile.Write(vm.path(name), append(data, '\n'), 0o600)
+}
+
+// validate refuses settings that QEMU would answer with a riddle.
+func (s Settings) validate() error {
+	if s.MemoryMiB < 128 || s.MemoryMiB > 1<<20 {
+		return fmt.Errorf("memory of %d MiB: use 128 MiB to 1 TiB", s.MemoryMiB)
+	}
+	if s.CPUs < 1 || s.CPUs > 255 {
+		return fmt.Errorf("%d CPUs: use 1 to 255", s.CPUs)
+	}
+	if s.DiskBytes < 0 || s.DiskBytes > 1<<50 {
+		return fmt.Errorf("disk of %d bytes: use at most 1 PiB", s.DiskBytes)
+	}
+	for _, name := range []string{"kernel", "initramfs"} {
+		if _, err := os.Stat(filepath.Join(s.Image, name)); err != nil {
+			return fmt.Errorf("image %s: %w (build it with `wherry build`, or name another with --image)", s.Image, err)
+		}
+	}
+	seen := []Forward{}
+	for _, f := range s.Forwards {
+		if err := f.validate(); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(seen, f.sameHost) {
+			return fmt.Errorf("host port %d/%s is forwarded twice", f.HostPort, f.Protocol)
+		}
+		seen = append(seen, f)
+	}
+	return nil
+}

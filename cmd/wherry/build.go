@@ -1,0 +1,74 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"wherry.example/wherry/internal/host/image"
+)
+
+func newBuildCommand() *cobra.Command {
+	var o image.Options
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build the operating system",
+		Long: `Build the operating system out of this checkout: kernel, root image, initramfs,
+manifest and list of contents, into build/EDITION-ARCH.
+
+The kernel is the newest Debian cloud kernel that apt offers. On systems
+without apt give one with --kernel and --modules, and CA certificates with
+--certificates.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
+			r, err := image.Build(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			if out := cmd.Flag("output"); out != nil && out.Value.String() == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(r.Manifest)
+			}
+			return printBuild(cmd.OutOrStdout(), r, verbose)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Edition, "edition", "core", "which edition to build, from editions/")
+	f.StringVar(&o.Source, "source", "", "the checkout to build (default: the one around the current folder)")
+	f.StringVar(&o.Output, "to", "", "where to put the image (default: build/EDITION-ARCH in the checkout)")
+	f.StringVar(&o.Kernel, "kernel", "", "kernel image to use instead of Debian's")
+	f.StringVar(&o.Modules, "modules", "", "folder of that kernel's modules (as in /lib/modules/RELEASE)")
+	f.StringVar(&o.Certificates, "certificates", "", "file of CA certificates (PEM) to use instead of Debian's")
+	f.BoolVarP(&verbose, "verbose", "v", false, "print the size of every program and group of modules")
+	return cmd
+}
+
+func printBuild(w io.Writer, r image.Result, verbose bool) error {
+	m := r.Manifest
+	fmt.Fprintf(w, "wherry %s %s-%s in %s (%.1f s)\n", m.Version, m.Edition, m.Arch, r.Dir, r.Took.Seconds())
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, p := range m.Parts {
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, megabytes(p.Bytes), p.SHA256[:16])
+	}
+	if !verbose {
+		return t.Flush()
+	}
+	fmt.Fprintf(t, "programs, uncompressed\t\t\n")
+	for _, p := range r.Programs {
+		fmt.Fprintf(t, "  %s\t%s\t\n", p.Name, megabytes(p.Bytes))
+	}
+	fmt.Fprintf(t, "modules, uncompressed\t\t\n")
+	for _, c := range r.Modules {
+		fmt.Fprintf(t, "  %s\t%s\t%d new modules\n", c.Group, megabytes(int64(c.Bytes)), c.Modules)
+	}
+	return t.Flush()
+}
+
+func megabytes(n int64) string { return fmt.Sprintf("%.2f MB", float64(n)/1e6) }

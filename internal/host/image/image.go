@@ -1,0 +1,328 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image is the recipe: it turns an edition (editions/NAME.yaml) into
+// the files that a machine boots.
+//
+// Build goes through fixed steps, each from values to values: kernel and
+// modules (package kernel), programs (component), the root's file tree
+// (rootfs), the packed root and the initramfs (bootimage), the list of what is
+// inside (sbom), and the manifest with the hash of every part. The output
+// folder holds kernel, root.squashfs, initramfs, sbom.json and manifest.json.
+//
+// The same sources, with the same kernel package and Go version, give the same
+// bytes on every machine and in every folder: no clock, no host name and no path
+// gets in. Parts are written beside the old ones and renamed into place, the
+// manifest last, so an interrupted build leaves the old image or one whose
+// manifest does not match, which ReadManifest's Verify finds. One build at a
+// time works in an output folder; a second one waits.
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"wherry.example/wherry/internal/host/bootimage"
+	"wherry.example/wherry/internal/host/component"
+	"wherry.example/wherry/internal/host/deb"
+	"wherry.example/wherry/internal/host/kernel"
+	"wherry.example/wherry/internal/host/sbom"
+)
+
+// Options say what to build, out of what, and where to.
+type Options struct {
+	Source       string // the checkout; default: the current folder's module root
+	Output       string // default: Source/build/EDITION-ARCH
+	Cache        string // default: the user's cache folder for wherry
+	Edition      string // default: core
+	Kernel       string // kernel image, instead of Debian's
+	Modules      string // its modules; goes with Kernel
+	Certificates string // CA certificates (PEM), instead of Debian's
+
+	Progress func(string) // called with one line for each slow step; may be nil
+}
+
+// arch is the one architecture so far.
+const arch = "amd64"
+
+// Result is what a build made.
+type Result struct {
+	Dir      string
+	Manifest Manifest
+	Programs []Size        // uncompressed, as they lie in the root
+	Modules  []kernel.Cost // uncompressed, by group
+	Took     time.Duration
+}
+
+// Size is the size of something that has a name.
+type Size struct {
+	Name  string
+	Bytes int64
+}
+
+// Build builds an image.
+func Build(ctx context.Context, o Options) (Result, error) {
+	start := time.Now()
+	if err := o.fill(); err != nil {
+		return Result{}, err
+	}
+	unlock, err := lock(o.Output)
+	if err != nil {
+		return Result{}, err
+	}
+	defer unlock()
+	b, err := newBuild(o)
+	if err != nil {
+		return Result{}, err
+	}
+	defer os.RemoveAll(b.tmp)
+	r, err := b.run(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("build %s: %w", o.Edition, err)
+	}
+	r.Took = time.Since(start)
+	return r, nil
+}
+
+func (o *Options) fill() error {
+	if (o.Kernel == "") != (o.Modules == "") {
+		return errors.New("a kernel and its modules go together: give both --kernel and --modules")
+	}
+	if o.Edition == "" {
+		o.Edition = "core"
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	var err error
+	if o.Source == "" {
+		if o.Source, err = findSource(); err != nil {
+			return err
+		}
+	}
+	if o.Output == "" {
+		o.Output = filepath.Join(o.Source, "build", o.Edition+"-"+arch)
+	}
+	if o.Cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("find the cache folder: %w", err)
+		}
+		o.Cache = filepath.Join(user, "wherry")
+	}
+	return nil
+}
+
+// findSource goes up from the current folder to the checkout.
+func findSource() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "editions")); err == nil {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("find Wherry's sources: run this inside a checkout, or give --source")
+		}
+		dir = up
+	}
+}
+
+// build is one build under way.
+type build struct {
+	Options
+	edition Edition
+	version string
+	tmp     string // inside the output folder: renames must not cross filesystems
+
+	kernel   kernel.Kernel
+	root     *kernel.Selection
+	early    *kernel.Selection
+	binaries []component.Binary
+	init     component.Binary
+	certs    certificates
+}
+
+func newBuild(o Options) (*build, error) {
+	b := &build{Options: o}
+	version, err := os.ReadFile(filepath.Join(o.Source, "VERSION"))
+	if err != nil {
+		return nil, fmt.Errorf("read the version: %w", err)
+	}
+	b.version = strings.TrimSpace(string(version))
+	if b.edition, err = loadEdition(o.Source, o.Edition); err != nil {
+		return nil, err
+	}
+	b.tmp, err = os.MkdirTemp(o.Output, ".parts-*")
+	return b, err
+}
+
+func (b *build) run(ctx context.Context) (Result, error) {
+	steps := []func(context.Context) error{b.takeKernel, b.takeCertificates, b.buildPrograms}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := b.pack(ctx); err != nil {
+		return Result{}, err
+	}
+	m, err := b.describe(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Dir: b.Output, Manifest: m, Modules: b.root.Costs}
+	for _, p := range append(b.binaries, b.init) {
+		fi, err := os.Stat(p.Path)
+		if err != nil {
+			return r, err
+		}
+		r.Programs = append(r.Programs, Size{Name: p.Name, Bytes: fi.Size()})
+	}
+	return r, b.publish()
+}
+
+func (b *build) takeKernel(ctx context.Context) (err error) {
+	if b.Kernel != "" {
+		b.kernel, err = kernel.FromFiles(b.Kernel, b.Modules)
+	} else {
+		b.kernel, err = kernel.FromApt(ctx, b.Cache, b.Progress)
+	}
+	if err != nil {
+		return err
+	}
+	tree, err := kernel.OpenTree(b.kernel.Modules)
+	if err != nil {
+		return err
+	}
+	if b.root, err = tree.Select(kernel.Root); err != nil {
+		return err
+	}
+	b.early, err = tree.Select(kernel.Early)
+	return err
+}
+
+func (b *build) takeCertificates(ctx context.Context) (err error) {
+	b.certs, err = loadCertificates(ctx, b.Certificates, b.Cache, b.Progress)
+	return err
+}
+
+func (b *build) buildPrograms(ctx context.Context) error {
+	builder := &component.Builder{Source: b.Source, Cache: b.Cache, Arch: arch, Progress: b.Progress}
+	for _, name := range b.edition.Components {
+		bin, err := builder.Component(ctx, name)
+		if err != nil {
+			return err
+		}
+		b.binaries = append(b.binaries, bin)
+	}
+	for _, name := range b.edition.Programs {
+		bin, err := builder.Program(ctx, name, b.version, filepath.Join(b.tmp, "programs", name))
+		if err != nil {
+			return err
+		}
+		b.binaries = append(b.binaries, bin)
+	}
+	var err error
+	b.init, err = builder.Program(ctx, "wherry-init", b.version, filepath.Join(b.tmp, "programs", "wherry-init"))
+	return err
+}
+
+// pack writes the three parts that a machine boots into the temporary folder.
+func (b *build) pack(ctx context.Context) error {
+	root, err := b.rootTree()
+	if err != nil {
+		return err
+	}
+	early, err := b.earlyTree()
+	if err != nil {
+		return err
+	}
+	file, err := bootimage.Squashfs(ctx, root, b.Cache, b.Progress)
+	if err != nil {
+		return err
+	}
+	packed, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var initramfs bytes.Buffer
+	if err := bootimage.Initramfs(&initramfs, early, packed); err != nil {
+		return err
+	}
+	image, err := os.ReadFile(b.kernel.Image)
+	if err != nil {
+		return err
+	}
+	for name, data := range map[string][]byte{"kernel": image, "root.squashfs": packed, "initramfs": initramfs.Bytes()} {
+		if err := os.WriteFile(filepath.Join(b.tmp, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describe writes the list of contents and the manifest.
+func (b *build) describe(ctx context.Context) (Manifest, error) {
+	in := sbom.Input{
+		Version: b.version, Edition: b.edition.Name, Arch: arch, Source: b.Source,
+		Packages: b.packages(),
+	}
+	for _, p := range append(b.binaries, b.init) {
+		in.Binaries = append(in.Binaries, sbom.Binary{Name: p.Name, Path: p.Path})
+	}
+	list, err := sbom.Encode(ctx, in)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if err := os.WriteFile(filepath.Join(b.tmp, "sbom.json"), list, 0o644); err != nil {
+		return Manifest{}, err
+	}
+	m := Manifest{
+		Version: b.version, Edition: b.edition.Name, Arch: arch,
+		Kernel: KernelSource{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
+		Source: sourceState(ctx, b.Source),
+	}
+	for _, name := range parts {
+		p, err := measure(b.tmp, name)
+		if err != nil {
+			return m, err
+		}
+		m.Parts = append(m.Parts, p)
+	}
+	return m, m.write(filepath.Join(b.tmp, manifestName))
+}
+
+// packages are the Debian packages whose content is in the image.
+func (b *build) packages() []deb.Candidate {
+	var out []deb.Candidate
+	if b.kernel.Package != "" {
+		out = append(out, deb.Candidate{Package: b.kernel.Package, Version: b.kernel.Version, Architecture: arch})
+	}
+	if b.certs.source.Package != "" {
+		out = append(out, b.certs.source)
+	}
+	for _, p := range b.binaries {
+		out = append(out, p.Linked...)
+	}
+	return out
+}
+
+// publish moves the finished parts to where they belong, the manifest last.
+func (b *build) publish() error {
+	for _, name := range append(parts[:len(parts):len(parts)], manifestName) {
+		if err := os.Rename(filepath.Join(b.tmp, name), filepath.Join(b.Output, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,111 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"wherry.example/wherry/internal/host/kernel"
+	"wherry.example/wherry/internal/host/rootfs"
+)
+
+// emptyDirs are what the machine mounts or writes on.
+var emptyDirs = []string{"proc", "sys", "dev", "run", "tmp", "state", "var", "root"}
+
+// texts are the fixed files of the root.
+var texts = map[string]string{
+	"etc/passwd":        "root:x:0:0:root:/root:/nonexistent\nnobody:x:65534:65534:nobody:/:/nonexistent\n",
+	"etc/group":         "root:x:0:\nnobody:x:65534:\n",
+	"etc/hosts":         "127.0.0.1 localhost\n::1 localhost\n",
+	"etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+
+// rootTree is the root file system.
+func (b *build) rootTree() (*rootfs.Tree, error) {
+	t := &rootfs.Tree{}
+	for _, d := range emptyDirs {
+		if err := t.Dir(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	for name, text := range texts {
+		if err := t.File(name, 0o644, []byte(text)); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.addIdentity(t); err != nil {
+		return nil, err
+	}
+	for _, p := range b.binaries {
+		data, err := os.ReadFile(p.Path)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.File("bin/"+p.Name, 0o755, data); err != nil {
+			return nil, err
+		}
+	}
+	return t, addModules(t, "lib/modules", b.root)
+}
+
+func (b *build) addIdentity(t *rootfs.Tree) error {
+	if err := t.File("etc/os-release", 0o644, []byte(b.osRelease())); err != nil {
+		return err
+	}
+	if err := t.File("etc/ssl/certs/ca-certificates.crt", 0o644, b.certs.pem); err != nil {
+		return err
+	}
+	if err := t.Symlink("etc/resolv.conf", "/run/wherry/resolv.conf"); err != nil {
+		return err
+	}
+	// The kernel runs /sbin/modprobe when it wants a module; PID 1 binds itself over this file.
+	return t.File("sbin/modprobe", 0o755, nil)
+}
+
+func (b *build) osRelease() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "NAME=\"Wherry\"\nID=wherry\nPRETTY_NAME=\"Wherry %s (%s)\"\n", b.version, b.edition.Name)
+	fmt.Fprintf(&s, "VERSION_ID=%s\nVARIANT_ID=%s\nIMAGE_ID=wherry-%s\nIMAGE_VERSION=%s\n",
+		b.version, b.edition.Name, b.edition.Name, b.version)
+	return s.String()
+}
+
+// earlyTree is what lies in the initramfs beside the root image.
+func (b *build) earlyTree() (*rootfs.Tree, error) {
+	t := &rootfs.Tree{}
+	data, err := os.ReadFile(b.init.Path)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.File("init", 0o755, data); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"dev", "proc", "sys", "run"} {
+		if err := t.Dir(d, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return t, addModules(t, "modules", b.early)
+}
+
+// addModules adds a selection and its index.
+func addModules(t *rootfs.Tree, dir string, s *kernel.Selection) error {
+	var index bytes.Buffer
+	if err := s.Index.Encode(&index); err != nil {
+		return err
+	}
+	if err := t.File(path.Join(dir, "index"), 0o644, index.Bytes()); err != nil {
+		return err
+	}
+	for name, data := range s.Files {
+		if err := t.File(path.Join(dir, name), 0o644, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}

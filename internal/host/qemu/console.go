@@ -29,7 +29,7 @@ type Ready struct {
 }
 
 var (
-	readyRE       = regexp.MustCompile(`wherry: ready (name=[^\r\n]{1,1024})\r?\n`)
+	readyRE       = regexp.MustCompile(`wherry: ready (name=[^\r\n]{1,1000})\r?\n`)
 	fingerprintRE = regexp.MustCompile(`^SHA256:[A-Za-z0-9+/]{43}$`)
 )
 

@@ -1,0 +1,84 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package kmsg writes lines to the kernel's log, from where the kernel shows
+// them on every console that its log level allows. It is how a program speaks
+// before any other log exists and after all of them are gone. A line that can
+// not be written is lost without an error: nobody is left to be told.
+package kmsg
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+)
+
+// Levels as the kernel numbers them.
+const (
+	Err    = 3
+	Notice = 5
+	Info   = 6
+	Debug  = 7
+)
+
+// facilityDaemon marks lines as a program's, not the kernel's.
+const facilityDaemon = 3 << 3
+
+// maxLine is what one write to /dev/kmsg takes without being refused (LOG_LINE_MAX less its prefix).
+const maxLine = 900
+
+// Log writes lines with a prefix. The zero value drops them; Open makes one that does not.
+type Log struct {
+	mu     sync.Mutex
+	out    *os.File
+	prefix string
+	max    int
+}
+
+// Open opens the device (usually /dev/kmsg). Lines begin with "prefix: ";
+// those above the level max are dropped.
+func Open(device, prefix string, max int) (*Log, error) {
+	f, err := os.OpenFile(device, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the kernel's log: %w", err)
+	}
+	return &Log{out: f, prefix: prefix, max: max}, nil
+}
+
+// Errorf writes what went wrong.
+func (l *Log) Errorf(format string, args ...any) { l.write(Err, fmt.Sprintf(format, args...)) }
+
+// Noticef writes what a person should see on a console that is told to be quiet.
+func (l *Log) Noticef(format string, args ...any) { l.write(Notice, fmt.Sprintf(format, args...)) }
+
+// Infof writes what happens.
+func (l *Log) Infof(format string, args ...any) { l.write(Info, fmt.Sprintf(format, args...)) }
+
+// Debugf writes what helps to find out why.
+func (l *Log) Debugf(format string, args ...any) { l.write(Debug, fmt.Sprintf(format, args...)) }
+
+func (l *Log) write(level int, text string) {
+	if l == nil || l.out == nil || level > l.max {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// One record per write, or the kernel would show it as another program's.
+	l.out.WriteString(record(level, l.prefix, text))
+}
+
+// record is one line as /dev/kmsg wants it: "<priority>prefix: text\n" without
+// line breaks inside.
+func record(level int, prefix, text string) string {
+	if len(text) > maxLine {
+		text = text[:maxLine] + "…"
+	}
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.TrimRight(text, "\n"))
+	return fmt.Sprintf("<%d>%s: %s\n", facilityDaemon|level, prefix, text)
+}

@@ -1,0 +1,88 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+
+	"connectrpc.com/connect"
+	"github.com/containerd/errdefs"
+)
+
+// ExitCodeHeader is set on the error of a call that could not start a process:
+// docker's 125, 126 or 127.
+const ExitCodeHeader = "Wherry-Exit-Code"
+
+// maxErrorBytes bounds a message: image registries and runtimes can be long-winded.
+const maxErrorBytes = 4 << 10
+
+// kinds is how an error of the parts becomes a code of Connect's.
+var kinds = []struct {
+	is   func(error) bool
+	code connect.Code
+}{
+	{errdefs.IsNotFound, connect.CodeNotFound},
+	{errdefs.IsAlreadyExists, connect.CodeAlreadyExists},
+	{errdefs.IsInvalidArgument, connect.CodeInvalidArgument},
+	{errdefs.IsFailedPrecondition, connect.CodeFailedPrecondition},
+	{errdefs.IsConflict, connect.CodeFailedPrecondition},
+	{errdefs.IsNotModified, connect.CodeFailedPrecondition},
+	{errdefs.IsResourceExhausted, connect.CodeResourceExhausted},
+	{func(err error) bool { return errors.Is(err, syscall.ENOSPC) }, connect.CodeResourceExhausted},
+	{errdefs.IsPermissionDenied, connect.CodePermissionDenied},
+	{errdefs.IsUnauthorized, connect.CodePermissionDenied}, // of a registry: Unauthenticated is about this API
+	{errdefs.IsUnavailable, connect.CodeUnavailable},
+	{errdefs.IsNotImplemented, connect.CodeUnimplemented},
+	{errdefs.IsOutOfRange, connect.CodeOutOfRange},
+	{errdefs.IsDataLoss, connect.CodeDataLoss},
+	{errdefs.IsAborted, connect.CodeAborted},
+	{func(err error) bool { return errors.Is(err, context.Canceled) }, connect.CodeCanceled},
+	{func(err error) bool { return errors.Is(err, context.DeadlineExceeded) }, connect.CodeDeadlineExceeded},
+}
+
+// connectError gives an error the code that its kind has, and the exit code
+// that a command line should end with.
+func connectError(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); errors.Is(cause, errRoleLost) {
+		return errRoleLost
+	}
+	var out *connect.Error
+	if !errors.As(err, &out) {
+		out = connect.NewError(code(err), errors.New(clip(err.Error())))
+	}
+	var exit interface{ ExitCode() int }
+	if errors.As(err, &exit) {
+		out.Meta().Set(ExitCodeHeader, strconv.Itoa(exit.ExitCode()))
+	}
+	return out
+}
+
+func code(err error) connect.Code {
+	for _, k := range kinds {
+		if k.is(err) {
+			return k.code
+		}
+	}
+	return connect.CodeUnknown
+}
+
+func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= maxErrorBytes {
+		return s
+	}
+	cut := maxErrorBytes
+	for !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + "…"
+}

@@ -76,7 +76,7 @@ type Network struct {
 type Interface struct {
 	// Match is a link name ("eth0"), a glob of it ("enp*") or a MAC address.
 	Match string `yaml:"match" json:"match"`
-	// DHCP is true unless Addresses are given.
+	// DHCP asks for an IPv4 address. It is true unless Addresses has one.
 	DHCP *bool `yaml:"dhcp,omitempty" json:"dhcp,omitempty"`
 	// IPv6 is "auto" (SLAAC, default), "off" or "static".
 	IPv6 string `yaml:"ipv6,omitempty" json:"ipv6,omitempty"`
@@ -111,7 +111,7 @@ type Registry struct {
 	// How each is reached is its own entry's matter.
 	Mirrors  []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty"`
 	Username string   `yaml:"username,omitempty" json:"username,omitempty"`
-	Password string   `yaml:"password,omitempty" json:"password,omitempty"`
+	Password string   `yaml:"password,omitempty" json:"password,omitempty" wherry:"secret"`
 }
 
 type Containers struct {

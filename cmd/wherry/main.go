@@ -31,6 +31,6 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newVMCommand())
+	root.AddCommand(newVMCommand(), newBuildCommand())
 	return root
 }

@@ -1,0 +1,54 @@
+# Two commands matter: `make run` and `make test`. See README.md.
+
+GO      ?= go
+VERSION := $(shell cat VERSION)
+LDFLAGS := -s -w -X wherry.example/wherry/internal/version.Version=$(VERSION)
+IMAGE   := build/core-amd64
+
+export CGO_ENABLED ?= 0
+
+.PHONY: run stop test unit vm-tests build image bench generate clean setup-run setup-test host
+
+# A machine named demo with a small web server in it; it stays up.
+run: setup-run build
+	tools/run.sh
+
+stop:
+	@if [ -x build/wherry ]; then build/wherry vm stop demo; else echo "nothing was built, so nothing runs"; fi
+
+# Everything that must pass: house rules and unit tests, then the VM tests.
+test: setup-test unit vm-tests
+
+unit:
+	$(GO) vet ./...
+	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v /e2e)
+
+# One VM at a time: with two processors more only makes each slower.
+vm-tests: build
+	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
+		$(GO) test -timeout 40m -p 1 ./e2e/...; fi
+
+# The host binary and the OS image.
+build: host image
+
+host:
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o build/wherry ./cmd/wherry
+
+image: host
+	build/wherry build
+
+bench: setup-test build
+	$(GO) run ./bench
+
+generate:
+	tools/generate.sh
+
+# Removes what was built here; caches outside of the checkout stay.
+clean:
+	rm -rf build
+
+setup-run:
+	@tools/setup.sh run
+
+setup-test:
+	@tools/setup.sh test

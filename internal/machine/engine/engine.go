@@ -51,6 +51,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"wherry.example/wherry/config"
+	"wherry.example/wherry/internal/machine/engine/images"
 	"wherry.example/wherry/internal/machine/status"
 )
 
@@ -92,6 +93,7 @@ type Engine struct {
 	opts     Options
 	log      *slog.Logger
 	client   *client.Client // in-memory, default namespace userNamespace
+	images   *images.Keeper
 	server   *server.Server
 	settings atomic.Pointer[Settings]
 	table    table
@@ -125,6 +127,8 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 		e.board(false, err.Error())
 		return nil, fmt.Errorf("start containerd: %w", err)
 	}
+	e.images = e.newImages()
+	e.images.Recover(e.life)
 	if err := e.reconcile(e.life, found); err != nil {
 		e.Close()
 		e.board(false, err.Error())

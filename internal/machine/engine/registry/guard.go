@@ -49,6 +49,9 @@ func (g *guard) CloseIdleConnections() {
 	}
 }
 
+// ErrRefused wraps what is refused on our side: asking again cannot help.
+var ErrRefused = errors.New("refused")
+
 // allow refuses addresses by scheme: HTTP only to hosts the configuration names.
 func (g *guard) allow(req *http.Request) error {
 	from := ""
@@ -60,14 +63,14 @@ func (g *guard) allow(req *http.Request) error {
 		return nil
 	case "http":
 		if from == "https" {
-			return fmt.Errorf("redirect from https to %s refused", redact(req.URL))
+			return fmt.Errorf("%w: redirect from https to %s", ErrRefused, redact(req.URL))
 		}
 		if entry(g.registries, req.URL.Host).PlainHTTP {
 			return nil
 		}
-		return fmt.Errorf("plain HTTP to %s refused: the configuration's registries do not allow it (plainHTTP)", req.URL.Host)
+		return fmt.Errorf("%w: plain HTTP to %s, which the configuration's registries do not allow (plainHTTP)", ErrRefused, req.URL.Host)
 	default:
-		return fmt.Errorf("address %s refused: only https is followed", redact(req.URL))
+		return fmt.Errorf("%w: %s is no https address", ErrRefused, redact(req.URL))
 	}
 }
 
@@ -219,7 +222,7 @@ func (g *guard) limit(req *http.Request, resp *http.Response) (*http.Response, e
 	if limit == 0 {
 		return resp, nil
 	}
-	tooBig := fmt.Errorf("%s from %s is larger than %d bytes", what, req.URL.Host, limit)
+	tooBig := fmt.Errorf("%w: %s from %s is larger than %d bytes", ErrRefused, what, req.URL.Host, limit)
 	if resp.StatusCode < 300 && resp.ContentLength > limit {
 		resp.Body.Close()
 		return nil, fmt.Errorf("%w: it says %d", tooBig, resp.ContentLength)

@@ -1,10 +1,9 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package images
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -16,20 +15,18 @@ import (
 // maxImageName bounds what is parsed at all.
 const maxImageName = 1024
 
-var errImageName = errors.New("not an image name")
-
 // parseImageName reads a name as people write it: "nginx" is docker.io/library/nginx:latest.
 // A name with both tag and digest keeps the digest alone, for the tag says nothing then.
 func parseImageName(s string) (reference.Named, error) {
 	if s == "" {
-		return nil, fmt.Errorf("%w: it is empty", errImageName)
+		return nil, fmt.Errorf("%w: the image name is empty", ErrInvalid)
 	}
 	if len(s) > maxImageName {
-		return nil, fmt.Errorf("%w: %d bytes long", errImageName, len(s))
+		return nil, fmt.Errorf("%w: an image name of %d bytes", ErrInvalid, len(s))
 	}
 	n, err := reference.ParseDockerRef(s)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %.200q: %v", errImageName, s, err)
+		return nil, fmt.Errorf("%w: %.200q is no image name: %v", ErrInvalid, s, err)
 	}
 	return n, nil
 }

@@ -1,12 +1,11 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package images
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,24 +26,19 @@ const (
 	labelPlatform = "wherry.image/platform"
 )
 
-var (
-	errNoImage        = errors.New("no such image")
-	errAmbiguousImage = errors.New("matches several images")
-)
-
-// resolveImage finds an image on the machine by name, digest or id. It does not pull.
-func (k *imageKeeper) resolveImage(ctx context.Context, ref string) (resolvedImage, error) {
-	ctx = namespaced(ctx)
+// Resolve finds an image on the machine by name, digest or id. It does not pull.
+func (k *Keeper) Resolve(ctx context.Context, ref string) (Resolved, error) {
+	ctx = k.inNamespace(ctx)
 	rec, err := k.findRecord(ctx, ref)
 	if err != nil {
-		return resolvedImage{}, err
+		return Resolved{}, err
 	}
 	return k.resolveRecord(ctx, rec)
 }
 
 // findRecord looks for a name first, then for an id, as docker does.
-func (k *imageKeeper) findRecord(ctx context.Context, ref string) (images.Image, error) {
-	missing := fmt.Errorf("%w: %.200s", errNoImage, ref)
+func (k *Keeper) findRecord(ctx context.Context, ref string) (images.Image, error) {
+	missing := fmt.Errorf("%w: %.200s", ErrNotFound, ref)
 	named, nameErr := parseImageName(ref)
 	if nameErr == nil {
 		rec, err := k.Client.ImageService().Get(ctx, named.String())
@@ -70,13 +64,13 @@ func (k *imageKeeper) findRecord(ctx context.Context, ref string) (images.Image,
 		return images.Image{}, missing
 	}
 	if id := found[0].Labels[labelConfig]; slices.ContainsFunc(found, func(i images.Image) bool { return i.Labels[labelConfig] != id }) {
-		return images.Image{}, fmt.Errorf("image id %s %w; give more digits", ref, errAmbiguousImage)
+		return images.Image{}, fmt.Errorf("%w: id %s matches several images; give more digits", ErrInvalid, ref)
 	}
 	return found[0], nil
 }
 
 // recordsByID finds every record whose configuration, manifest or target digest starts so.
-func (k *imageKeeper) recordsByID(ctx context.Context, hex string) ([]images.Image, error) {
+func (k *Keeper) recordsByID(ctx context.Context, hex string) ([]images.Image, error) {
 	all, err := k.records(ctx)
 	if err != nil {
 		return nil, err
@@ -92,7 +86,7 @@ func (k *imageKeeper) recordsByID(ctx context.Context, hex string) ([]images.Ima
 }
 
 // records lists the records that this engine made, by name.
-func (k *imageKeeper) records(ctx context.Context) ([]images.Image, error) {
+func (k *Keeper) records(ctx context.Context) ([]images.Image, error) {
 	all, err := k.Client.ImageService().List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
@@ -102,10 +96,10 @@ func (k *imageKeeper) records(ctx context.Context) ([]images.Image, error) {
 	return all, nil
 }
 
-func (k *imageKeeper) resolveRecord(ctx context.Context, rec images.Image) (resolvedImage, error) {
+func (k *Keeper) resolveRecord(ctx context.Context, rec images.Image) (Resolved, error) {
 	store := k.Client.ContentStore()
 	id := digest.Digest(rec.Labels[labelConfig])
-	r := resolvedImage{
+	r := Resolved{
 		Name: familiarName(rec.Name), Record: rec.Name, ID: id, Digest: rec.Target.Digest,
 		Manifest: digest.Digest(rec.Labels[labelManifest]), Platform: rec.Labels[labelPlatform],
 		Snapshotter: k.Snapshotter,
@@ -113,12 +107,12 @@ func (k *imageKeeper) resolveRecord(ctx context.Context, rec images.Image) (reso
 	if isNameless(rec.Name) {
 		r.Name = id.String()
 	}
-	cfg, err := readJSON[ocispec.Image](ctx, store, id, k.Limits.ManifestBytes)
+	cfg, err := readJSON[imageConfig](ctx, store, id, k.Limits.ManifestBytes)
 	if err != nil {
-		return resolvedImage{}, fmt.Errorf("read the configuration of image %s: %w", r.Name, err)
+		return Resolved{}, fmt.Errorf("read the configuration of image %s: %w", r.Name, err)
 	}
-	r.Config = cfg
-	r.ChainID = chainID(cfg)
+	r.Config, r.Health = cfg.Image, cfg.health()
+	r.ChainID = chainID(r.Config)
 	return r, nil
 }
 

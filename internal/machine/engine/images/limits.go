@@ -1,7 +1,7 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package engine
+package images
 
 import (
 	"archive/tar"
@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// imageLimits bounds what a registry or an archive can make the machine do.
-type imageLimits struct {
+// Limits bounds what a registry or an archive can make the machine do.
+type Limits struct {
 	ManifestBytes int64 // of one manifest, index or configuration
 	IndexDepth    int   // index within index
 	Layers        int
@@ -31,7 +31,7 @@ type imageLimits struct {
 	Reserve int64
 }
 
-var defaultImageLimits = imageLimits{
+var DefaultLimits = Limits{
 	ManifestBytes: 4 << 20,
 	IndexDepth:    3,
 	Layers:        512,
@@ -57,31 +57,28 @@ func spaceAt(dir string) (diskSpace, error) {
 	return diskSpace{free: int64(st.Bavail) * st.Bsize, total: int64(st.Blocks) * st.Bsize, inodes: inodes}, nil
 }
 
-func (l imageLimits) reserve(s diskSpace) int64 {
+func (l Limits) reserve(s diskSpace) int64 {
 	if l.Reserve > 0 {
 		return l.Reserve
 	}
 	return min(max(s.total/20, 8<<20), 1<<30)
 }
 
-// errDiskFull wraps every error whose cause is the state disk's size.
-var errDiskFull = errors.New("the state disk is full")
-
 func diskFull(need, free int64) error {
 	return fmt.Errorf("%w: %s needed, %s free beyond the reserve; remove images, containers or volumes",
-		errDiskFull, units.HumanSize(float64(need)), units.HumanSize(float64(max(free, 0))))
+		ErrDiskFull, units.HumanSize(float64(need)), units.HumanSize(float64(max(free, 0))))
 }
 
 // asDiskFull gives the kernel's word for it the same shape.
 func asDiskFull(err error) error {
-	if errors.Is(err, errDiskFull) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if errors.Is(err, ErrDiskFull) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return err
 	}
-	return fmt.Errorf("%w; remove images, containers or volumes: %w", errDiskFull, err)
+	return fmt.Errorf("%w; remove images, containers or volumes: %w", ErrDiskFull, err)
 }
 
 // room answers whether that many bytes more fit on the state disk.
-func (k *imageKeeper) room(need int64) error {
+func (k *Keeper) room(need int64) error {
 	s, err := spaceAt(k.Root)
 	if err != nil {
 		return err
@@ -90,14 +87,14 @@ func (k *imageKeeper) room(need int64) error {
 		return diskFull(need, free)
 	}
 	if s.inodes < 1024 {
-		return fmt.Errorf("%w: no inodes left; remove images, containers or volumes", errDiskFull)
+		return fmt.Errorf("%w: no inodes left; remove images, containers or volumes", ErrDiskFull)
 	}
 	return nil
 }
 
 // unpackBudget is what one image may still unpack.
 type unpackBudget struct {
-	limits imageLimits
+	limits Limits
 	room   func(need int64) error
 	total  int64 // unpacked of the whole image
 }

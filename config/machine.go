@@ -13,6 +13,8 @@ package config
 
 import "time"
 
+//go:generate go test -run TestGeneratedFiles -update .
+
 // Version is the version of the document that this package writes and expects.
 const Version = "v1"
 
@@ -53,7 +55,9 @@ const (
 	RoleAdmin    Role = "admin"
 )
 
+// Access says who may call the API.
 type Access struct {
+	// Keys log in; each has a role.
 	Keys []Key `yaml:"keys,omitempty" json:"keys,omitempty"`
 }
 
@@ -61,15 +65,18 @@ type Access struct {
 type Key struct {
 	// Key is one line of authorized_keys without options: "ssh-ed25519 AAAA… comment".
 	Key string `yaml:"key" json:"key"`
-	// Role is admin when empty: a key delivered by a cloud is the owner's.
+	// Role is reader, operator or admin, and admin when empty: a key delivered by a cloud is the owner's.
 	Role Role `yaml:"role,omitempty" json:"role,omitempty"`
 }
 
+// Network is how the machine itself is reached.
 type Network struct {
+	// Interfaces are the links that need more than DHCP and SLAAC.
 	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
 	// Nameservers are addresses; they come before those from DHCP.
 	Nameservers []string `yaml:"nameservers,omitempty" json:"nameservers,omitempty"`
-	Search      []string `yaml:"search,omitempty" json:"search,omitempty"`
+	// Search are domains for names without dots.
+	Search []string `yaml:"search,omitempty" json:"search,omitempty"`
 }
 
 // Interface configures the links that match. Links that no entry matches use DHCP and SLAAC.
@@ -82,18 +89,27 @@ type Interface struct {
 	IPv6 string `yaml:"ipv6,omitempty" json:"ipv6,omitempty"`
 	// Addresses are in CIDR form, IPv4 or IPv6.
 	Addresses []string `yaml:"addresses,omitempty" json:"addresses,omitempty"`
-	Gateway   string   `yaml:"gateway,omitempty" json:"gateway,omitempty"`
-	Gateway6  string   `yaml:"gateway6,omitempty" json:"gateway6,omitempty"`
-	Routes    []Route  `yaml:"routes,omitempty" json:"routes,omitempty"`
-	MTU       int      `yaml:"mtu,omitempty" json:"mtu,omitempty"`
+	// Gateway is the IPv4 default route's. It may be outside of all Addresses.
+	Gateway string `yaml:"gateway,omitempty" json:"gateway,omitempty"`
+	// Gateway6 is the IPv6 default route's, beside those that routers announce.
+	Gateway6 string `yaml:"gateway6,omitempty" json:"gateway6,omitempty"`
+	// Routes are further routes through this link.
+	Routes []Route `yaml:"routes,omitempty" json:"routes,omitempty"`
+	// MTU is in bytes; 0: from DHCP or the router, else the link's own.
+	MTU int `yaml:"mtu,omitempty" json:"mtu,omitempty"`
 }
 
+// Route is a network that is reached through a link.
 type Route struct {
-	To     string `yaml:"to" json:"to"`
-	Via    string `yaml:"via,omitempty" json:"via,omitempty"`
-	Metric int    `yaml:"metric,omitempty" json:"metric,omitempty"`
+	// To is a network in CIDR form.
+	To string `yaml:"to" json:"to"`
+	// Via is the gateway; empty: the network is on the link.
+	Via string `yaml:"via,omitempty" json:"via,omitempty"`
+	// Metric orders routes to the same network, the lowest first.
+	Metric int `yaml:"metric,omitempty" json:"metric,omitempty"`
 }
 
+// Time is where the clock is set from.
 type Time struct {
 	// Servers are SNTP servers; empty: those from DHCP, else the pool of Debian.
 	Servers []string `yaml:"servers,omitempty" json:"servers,omitempty"`
@@ -109,17 +125,20 @@ type Registry struct {
 	CA string `yaml:"ca,omitempty" json:"ca,omitempty"`
 	// Mirrors are host[:port][/prefix] asked in order before the registry itself.
 	// How each is reached is its own entry's matter.
-	Mirrors  []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty"`
-	Username string   `yaml:"username,omitempty" json:"username,omitempty"`
-	Password string   `yaml:"password,omitempty" json:"password,omitempty" wherry:"secret"`
+	Mirrors []string `yaml:"mirrors,omitempty" json:"mirrors,omitempty"`
+	// Username and Password are sent to this registry alone.
+	Username string `yaml:"username,omitempty" json:"username,omitempty"`
+	// Password is never shown: where it would be stands "(hidden)", which means the same when applied again.
+	Password string `yaml:"password,omitempty" json:"password,omitempty" wherry:"secret"`
 }
 
+// Containers are settings of the engine.
 type Containers struct {
 	// AllowedHostPaths are the only host paths that containers may bind, read-only.
 	AllowedHostPaths []string `yaml:"allowedHostPaths,omitempty" json:"allowedHostPaths,omitempty"`
-	// AddressPool4 and AddressPool6 are where container networks take their subnets from.
-	// Empty: 172.20.0.0/14 in /24 steps, and a random ULA /48 in /64 steps.
+	// AddressPool4 is where container networks take their subnets from, in /24 steps; empty: 172.20.0.0/14.
 	AddressPool4 string `yaml:"addressPool4,omitempty" json:"addressPool4,omitempty"`
+	// AddressPool6 is the same for IPv6, in /64 steps; empty: a random ULA /48.
 	AddressPool6 string `yaml:"addressPool6,omitempty" json:"addressPool6,omitempty"`
 	// StopTimeout is the grace period at shutdown for containers that name none; zero: 10 s.
 	StopTimeout time.Duration `yaml:"stopTimeout,omitempty" json:"stopTimeout,omitempty"`
@@ -127,11 +146,16 @@ type Containers struct {
 
 // SystemContainer is one of the machine's own containers. It is restarted always.
 type SystemContainer struct {
-	Name       string   `yaml:"name" json:"name"`
-	Image      string   `yaml:"image" json:"image"`
+	// Name is unique among the system containers.
+	Name string `yaml:"name" json:"name"`
+	// Image is pulled when it is missing.
+	Image string `yaml:"image" json:"image"`
+	// Entrypoint replaces the image's.
 	Entrypoint []string `yaml:"entrypoint,omitempty" json:"entrypoint,omitempty"`
-	Command    []string `yaml:"command,omitempty" json:"command,omitempty"`
-	Env        []string `yaml:"env,omitempty" json:"env,omitempty"`
+	// Command replaces the image's.
+	Command []string `yaml:"command,omitempty" json:"command,omitempty"`
+	// Env are NAME=value, added to the image's.
+	Env []string `yaml:"env,omitempty" json:"env,omitempty"`
 	// HostNetwork joins the machine's own network.
 	HostNetwork bool `yaml:"hostNetwork,omitempty" json:"hostNetwork,omitempty"`
 }

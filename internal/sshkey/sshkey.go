@@ -75,7 +75,12 @@ func ParsePublic(line string) (Public, error) {
 // Crypto returns the standard library's form of an SSH public key, and an
 // error for keys that cannot log in.
 func Crypto(key ssh.PublicKey) (crypto.PublicKey, error) {
-	ck, ok := key.(ssh.CryptoPublicKey)
+	// Keys from an agent come as bytes that nobody has looked into yet.
+	parsed, err := ssh.ParsePublicKey(key.Marshal())
+	if err != nil {
+		return nil, fmt.Errorf("SSH public key: %w", err)
+	}
+	ck, ok := parsed.(ssh.CryptoPublicKey)
 	if !ok {
 		return nil, fmt.Errorf("%s keys cannot log in: use an Ed25519 or ECDSA key", key.Type())
 	}

@@ -66,7 +66,7 @@ otherwise.`,
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
 	flags.StringVar(&f.configFile, "config", "", "machine configuration (YAML); your key is added to it")
 	flags.StringVar(&f.cmdline, "cmdline", "", "add to the kernel's command line")
-	flags.DurationVar(&f.timeout, "timeout", 0, "how long to wait for the machine (default 2m, 6m without hardware virtualisation)")
+	flags.DurationVar(&f.timeout, "timeout", 0, "how long to wait for the machine (default 6m)")
 	return cmd
 }
 

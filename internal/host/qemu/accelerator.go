@@ -6,6 +6,7 @@ package qemu
 import (
 	"bytes"
 	"context"
+	_ "embed" // the probe's code
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -96,17 +97,17 @@ func acceleratorCandidate() string {
 	return "kvm"
 }
 
-// probeROM is a firmware of 64 KiB whose first instruction, at the reset
-// vector, tells QEMU's debug-exit device to end QEMU with probeExit.
+//go:generate sh probe/generate.sh
+
+//go:embed probe/probe.bin
+var probeCode []byte
+
+// probeROM is a firmware of 64 KiB with the probe's code at its start and a
+// jump there at the reset vector.
 func probeROM() []byte {
 	rom := bytes.Repeat([]byte{0xf4}, 64<<10) // hlt
-	copy(rom[len(rom)-16:], []byte{
-		0xba, 0xf4, 0x00, // mov dx, 0xf4
-		0xb0, 0x2a, // mov al, 0x2a
-		0xee,       // out dx, al
-		0xf4,       // hlt
-		0xeb, 0xfd, // jmp to the hlt
-	})
+	copy(rom, probeCode)
+	copy(rom[len(rom)-16:], []byte{0xea, 0x00, 0x00, 0x00, 0xf0}) // jmp f000:0000
 	return rom
 }
 
@@ -170,6 +171,16 @@ func readProbe(file, key string) (string, bool) {
 		return "", false
 	}
 	return r.Answer, r.Answer != ""
+}
+
+// distrust remembers that an accelerator passed the probe and yet did not run a
+// machine.
+func distrust(accelerator string) error {
+	path, err := findBinary()
+	if err != nil || CacheDir() == "" {
+		return err
+	}
+	return writeProbe(filepath.Join(CacheDir(), "accelerator.json"), probeKey(path, accelerator), "tcg")
 }
 
 func writeProbe(file, key, answer string) error {

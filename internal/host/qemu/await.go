@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"time"
 )
@@ -17,6 +18,8 @@ var (
 	errHung  = errors.New("the kernel hung before it said anything")
 	errEnded = errors.New("QEMU ended")
 	errFatal = errors.New("the machine's kernel gave up")
+	// errAccelerator is returned when hardware virtualisation does not do what it promised.
+	errAccelerator = errors.New("hardware virtualisation does not work here")
 )
 
 // awaitReady follows the console until the line of readiness, or until waiting
@@ -36,6 +39,9 @@ func (vm *VM) awaitReady(ctx context.Context, run Run, progress io.Writer) (Read
 		if !alive {
 			return Ready{}, errEnded
 		}
+		if run.Accelerator != "tcg" && len(console) == 0 && vm.acceleratorBroken(time.Since(run.StartedAt)) {
+			return Ready{}, errAccelerator
+		}
 		if err := w.look(console, time.Now()); err != nil {
 			return Ready{}, err
 		}
@@ -45,6 +51,12 @@ func (vm *VM) awaitReady(ctx context.Context, run Run, progress io.Writer) (Read
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// acceleratorBroken is asked while the machine said nothing yet.
+func (vm *VM) acceleratorBroken(waited time.Duration) bool {
+	log, err := os.ReadFile(vm.path("qemu.log"))
+	return err == nil && bytes.Contains(log, []byte("internal error")) || waited > silenceAccelerated
 }
 
 // watch judges a boot by what its console shows over time.
@@ -61,8 +73,10 @@ type watch struct {
 const (
 	silenceAtAll   = 90 * time.Second
 	silenceAtTimer = 10 * time.Second
-	fatalGrace     = 500 * time.Millisecond // for the rest of a panic's text
-	tellEvery      = 15 * time.Second
+	// With hardware virtualisation a kernel speaks within a second.
+	silenceAccelerated = 20 * time.Second
+	fatalGrace         = 500 * time.Millisecond // for the rest of a panic's text
+	tellEvery          = 15 * time.Second
 )
 
 var timerRE = regexp.MustCompile(`8254 timer not connected to IO-APIC|trying to set up timer`)

@@ -25,7 +25,8 @@ type StartOptions struct {
 	Settings Settings
 	// Config is the machine's configuration document. Empty: the one of the last start.
 	Config []byte
-	// Timeout for the machine to become ready; 0: 2 minutes, 6 without hardware virtualisation.
+	// Timeout for the machine to become ready; 0: 6 minutes, which an emulated
+	// machine can need on a busy computer.
 	Timeout time.Duration
 	// Progress is told in lines how the start goes; nil: nobody.
 	Progress io.Writer
@@ -33,6 +34,8 @@ type StartOptions struct {
 
 // ErrRunning says that the machine runs already.
 var ErrRunning = errors.New("machine is running already")
+
+const defaultTimeout = 6 * time.Minute
 
 // maxLaunches is how often a boot is tried whose kernel hung before it said anything.
 const maxLaunches = 3
@@ -48,10 +51,7 @@ func (vm *VM) Start(ctx context.Context, o StartOptions) (Run, error) {
 		return Run{}, err
 	}
 	if o.Timeout == 0 {
-		o.Timeout = 2 * time.Minute
-		if accelerator == "tcg" {
-			o.Timeout = 6 * time.Minute
-		}
+		o.Timeout = defaultTimeout
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not ready within %v", o.Timeout))
 	defer cancel()
@@ -68,10 +68,15 @@ func (vm *VM) Start(ctx context.Context, o StartOptions) (Run, error) {
 		if killErr := vm.killRun(run); killErr != nil {
 			return Run{}, errors.Join(err, killErr)
 		}
-		if !errors.Is(err, errHung) || launch == maxLaunches {
+		if errors.Is(err, errAccelerator) {
+			accelerator = "tcg"
+			err = errors.Join(err, distrust(run.Accelerator))
+		}
+		retry := errors.Is(err, errHung) || errors.Is(err, errAccelerator)
+		if !retry || launch == maxLaunches {
 			return Run{}, vm.startError(run, err)
 		}
-		fmt.Fprintln(o.Progress, "the kernel hung before it said anything (this happens under load): starting again")
+		fmt.Fprintf(o.Progress, "%v: starting again\n", err)
 	}
 }
 

@@ -1,0 +1,154 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Bench measures Wherry and its peers on one QEMU line and writes
+// bench/results/latest.json and latest.md.
+//
+// Instructions are counted by QEMU (-icount, record mode), so they do not
+// depend on the load of the computer that measures. Memory is MemTotal −
+// MemAvailable of a 512 MB machine. One millisecond of CPU is one million
+// instructions. Marks come from a 170-byte program (probe.go) that every
+// system runs as its container.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	starts         = 20 // containers started one after the other for the mean
+	idleContainers = 10 // idle containers for the memory of one
+	// commonCmdline keeps per-CPU page lists small, else memory readings of equal boots differ by 7 MB.
+	commonCmdline = "sysctl.vm.percpu_pagelist_high_fraction=10000 panic=5 random.trust_cpu=on"
+)
+
+// figures are what is measured of a system. Zero means not measured.
+type figures struct {
+	BytesKernel                int64   `json:"bytes_kernel"`
+	BytesModules               int64   `json:"bytes_modules,omitempty"`
+	BytesInitramfs             int64   `json:"bytes_initramfs"`
+	BytesRoot                  int64   `json:"bytes_root,omitempty"`
+	InstructionsReady          uint64  `json:"instructions_ready"`
+	InstructionsFirstContainer uint64  `json:"instructions_first_container"`
+	IdleMB                     float64 `json:"idle_mb"`
+	ContainerMB                float64 `json:"container_mb"`
+	ContainerStartCPUMS        float64 `json:"container_start_cpu_ms"`
+}
+
+type system interface {
+	build(ctx context.Context) error
+	measure(ctx context.Context, dir string) (figures, error)
+}
+
+// results is the file that others read.
+type results struct {
+	Commit  string             `json:"commit"`
+	QEMU    string             `json:"qemu"`
+	Time    time.Time          `json:"time"`
+	Systems map[string]figures `json:"systems"`
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	only := flag.String("only", "", "measure one system and print its figures, without writing results")
+	image := flag.String("image", "build/core-amd64", "Wherry's build")
+	out := flag.String("o", "bench/results", "where results are written")
+	flag.Parse()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	systems := map[string]system{
+		"wherry":            &wherry{image: *image},
+		"debian-containerd": &debian{dir: filepath.Join(cache, "wherry", "peers", "debian-bookworm"), suite: "bookworm"},
+	}
+	r := results{Time: time.Now().UTC().Truncate(time.Second), QEMU: firstLine("qemu-system-x86_64", "--version"), Commit: firstLine("git", "rev-parse", "HEAD"), Systems: map[string]figures{}}
+	for name, s := range systems {
+		if *only != "" && *only != name {
+			continue
+		}
+		f, err := measure(name, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		r.Systems[name] = f
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	fmt.Println(string(text))
+	if *only != "" {
+		return nil
+	}
+	if err := os.MkdirAll(*out, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(*out, "latest.md"), []byte(table(r)), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(*out, "latest.json"), append(text, '\n'), 0o644)
+}
+
+func measure(name string, s system) (figures, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	fmt.Fprintf(os.Stderr, "%s: preparing\n", name)
+	if err := s.build(ctx); err != nil {
+		return figures{}, err
+	}
+	dir, err := os.MkdirTemp("", "wherry-bench")
+	if err != nil {
+		return figures{}, err
+	}
+	defer os.RemoveAll(dir)
+	fmt.Fprintf(os.Stderr, "%s: measuring\n", name)
+	return s.measure(ctx, dir)
+}
+
+func firstLine(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return "unknown"
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
+}
+
+// table is the same for people.
+func table(r results) string {
+	w, d := r.Systems["wherry"], r.Systems["debian-containerd"]
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Figures\n\nCommit %s, %s, q35, TCG, one CPU, %d MB. Written by `make bench`.\n\n", r.Commit, r.QEMU, memoryMiB)
+	b.WriteString("| | Wherry | Debian + containerd | ratio |\n|---|---:|---:|---:|\n")
+	row := func(what string, x, y float64, format string) {
+		ratio := "–"
+		if y != 0 && x != 0 {
+			ratio = fmt.Sprintf("%.2f", x/y)
+		}
+		fmt.Fprintf(&b, "| %s | "+format+" | "+format+" | %s |\n", what, x, y, ratio)
+	}
+	row("kernel, MB", float64(w.BytesKernel)/1e6, float64(d.BytesKernel)/1e6, "%.1f")
+	row("initramfs, MB", float64(w.BytesInitramfs)/1e6, float64(d.BytesInitramfs)/1e6, "%.1f")
+	row("root, MB (Wherry's is in the initramfs)", float64(w.BytesRoot)/1e6, float64(d.BytesRoot)/1e6, "%.1f")
+	row("reset to engine ready, G instructions", float64(w.InstructionsReady)/1e9, float64(d.InstructionsReady)/1e9, "%.2f")
+	row("reset to first container, G instructions", float64(w.InstructionsFirstContainer)/1e9, float64(d.InstructionsFirstContainer)/1e9, "%.2f")
+	row("idle memory, MB", w.IdleMB, d.IdleMB, "%.1f")
+	row("one idle container more, MB", w.ContainerMB, d.ContainerMB, "%.2f")
+	row("create, start, exit, delete, CPU ms", w.ContainerStartCPUMS, d.ContainerStartCPUMS, "%.0f")
+	return b.String()
+}

@@ -16,11 +16,10 @@
 package modindex
 
 import (
-	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
-	"path"
 	"strings"
 )
 
@@ -42,8 +41,8 @@ type Index struct {
 	builtin map[string]bool
 }
 
-// maxLine bounds a line of an index.
-const maxLine = 1 << 20
+// maxIndex bounds an index: a distribution's whole set of modules makes 3 MB.
+const maxIndex = 32 << 20
 
 // Canonical returns a module's name with underscores, as the kernel prints it.
 func Canonical(name string) string { return strings.ReplaceAll(name, "-", "_") }
@@ -70,45 +69,57 @@ func (x *Index) Encode(w io.Writer) error {
 	return err
 }
 
-// Decode reads what Encode wrote.
+// Decode reads what Encode wrote. It keeps the text and points into it: each
+// start of modprobe pays for this.
 func Decode(r io.Reader) (*Index, error) {
-	x := &Index{}
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, maxLine)
-	for n := 1; s.Scan(); n++ {
-		if err := x.line(strings.Split(s.Text(), "\t")); err != nil {
-			return nil, fmt.Errorf("module index line %d: %w", n, err)
-		}
-	}
-	if err := s.Err(); err != nil {
+	var text strings.Builder
+	n, err := io.Copy(&text, io.LimitReader(r, maxIndex+1))
+	if err != nil {
 		return nil, fmt.Errorf("module index: %w", err)
+	}
+	if n > maxIndex {
+		return nil, fmt.Errorf("module index: larger than %d bytes", maxIndex)
+	}
+	x := &Index{}
+	number := 0
+	for line := range strings.Lines(text.String()) {
+		number++
+		keyword, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+		if err := x.line(keyword, rest); err != nil {
+			return nil, fmt.Errorf("module index line %d: %w", number, err)
+		}
 	}
 	x.build()
 	return x, nil
 }
 
-func (x *Index) line(f []string) error {
-	if f[0] == "builtin" && len(f) == 2 {
-		x.Builtin = append(x.Builtin, f[1])
+func (x *Index) line(keyword, rest string) error {
+	switch {
+	case rest == "":
+		return fmt.Errorf("%q says nothing", keyword)
+	case keyword == "builtin":
+		x.Builtin = append(x.Builtin, rest)
 		return nil
-	}
-	if f[0] == "module" && len(f) == 3 {
-		x.Modules = append(x.Modules, Module{Name: f[1], File: f[2]})
+	case keyword == "module":
+		name, file, ok := strings.Cut(rest, "\t")
+		if !ok || name == "" || strings.Contains(file, "\t") {
+			return errors.New("a module has a name and a file")
+		}
+		x.Modules = append(x.Modules, Module{Name: name, File: file})
 		return nil
-	}
-	if len(x.Modules) == 0 || len(f) < 2 {
-		return fmt.Errorf("unexpected %q", f[0])
+	case len(x.Modules) == 0:
+		return fmt.Errorf("%q before the first module", keyword)
 	}
 	m := &x.Modules[len(x.Modules)-1]
-	switch f[0] {
+	switch keyword {
 	case "dep":
-		m.Depends = f[1:]
+		m.Depends = strings.Split(rest, "\t")
 	case "soft":
-		m.Soft = f[1:]
+		m.Soft = strings.Split(rest, "\t")
 	case "alias":
-		m.Aliases = append(m.Aliases, f[1])
+		m.Aliases = append(m.Aliases, rest)
 	default:
-		return fmt.Errorf("unknown keyword %q", f[0])
+		return fmt.Errorf("unknown keyword %q", keyword)
 	}
 	return nil
 }
@@ -149,7 +160,7 @@ func (x *Index) Match(alias string) []string {
 	var out []string
 	for i := range x.Modules {
 		for _, p := range x.Modules[i].Aliases {
-			if ok, _ := path.Match(p, alias); ok {
+			if glob(p, alias) {
 				out = append(out, x.Modules[i].Name)
 				break
 			}

@@ -16,10 +16,9 @@ import (
 
 // Levels as the kernel numbers them.
 const (
-	Err    = 3
-	Notice = 5
-	Info   = 6
-	Debug  = 7
+	levelErr    = 3
+	levelNotice = 5
+	levelInfo   = 6
 )
 
 // facilityDaemon marks lines as a program's, not the kernel's.
@@ -33,39 +32,44 @@ type Log struct {
 	mu     sync.Mutex
 	out    *os.File
 	prefix string
-	max    int
+	debug  bool
 }
 
-// Open opens the device (usually /dev/kmsg). Lines begin with "prefix: ";
-// those above the level max are dropped.
-func Open(device, prefix string, max int) (*Log, error) {
+// Open opens the device (usually /dev/kmsg). Lines begin with "prefix: ".
+// Those of Debugf are written only with debug, and then as Info: the kernel
+// shows none of its own level "debug" on a console unless told to in turn.
+func Open(device, prefix string, debug bool) (*Log, error) {
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the kernel's log: %w", err)
 	}
-	return &Log{out: f, prefix: prefix, max: max}, nil
+	return &Log{out: f, prefix: prefix, debug: debug}, nil
 }
 
 // Errorf writes what went wrong.
-func (l *Log) Errorf(format string, args ...any) { l.write(Err, fmt.Sprintf(format, args...)) }
+func (l *Log) Errorf(format string, args ...any) { l.write(levelErr, format, args) }
 
 // Noticef writes what a person should see on a console that is told to be quiet.
-func (l *Log) Noticef(format string, args ...any) { l.write(Notice, fmt.Sprintf(format, args...)) }
+func (l *Log) Noticef(format string, args ...any) { l.write(levelNotice, format, args) }
 
 // Infof writes what happens.
-func (l *Log) Infof(format string, args ...any) { l.write(Info, fmt.Sprintf(format, args...)) }
+func (l *Log) Infof(format string, args ...any) { l.write(levelInfo, format, args) }
 
 // Debugf writes what helps to find out why.
-func (l *Log) Debugf(format string, args ...any) { l.write(Debug, fmt.Sprintf(format, args...)) }
+func (l *Log) Debugf(format string, args ...any) {
+	if l != nil && l.debug {
+		l.write(levelInfo, format, args)
+	}
+}
 
-func (l *Log) write(level int, text string) {
-	if l == nil || l.out == nil || level > l.max {
+func (l *Log) write(level int, format string, args []any) {
+	if l == nil || l.out == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// One record per write, or the kernel would show it as another program's.
-	l.out.WriteString(record(level, l.prefix, text))
+	l.out.WriteString(record(level, l.prefix, fmt.Sprintf(format, args...)))
 }
 
 // record is one line as /dev/kmsg wants it: "<priority>prefix: text\n" without

@@ -21,7 +21,7 @@ func (m *machine) boot() error {
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	m.flags = parseFlags(string(cmdline))
 	m.openLog()
-	for _, s := range []stage{rootStage, systemStage, kernelPartsStage} {
+	for _, s := range []stage{lastWordsStage, rootStage, systemStage, kernelPartsStage} {
 		if err := m.do(s); err != nil {
 			return err
 		}
@@ -64,11 +64,7 @@ func (m *machine) openConsole() {
 }
 
 func (m *machine) openLog() {
-	max := kmsg.Info
-	if m.flags.debug {
-		max = kmsg.Debug
-	}
-	log, err := kmsg.Open("/dev/kmsg", "wherry-init", max)
+	log, err := kmsg.Open("/dev/kmsg", "wherry-init", m.flags.debug)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "wherry-init: %v; going on without a log\n", err)
 		return

@@ -39,7 +39,7 @@ func Modprobe(args []string) error {
 }
 
 func tell(err error) {
-	if log, openErr := kmsg.Open("/dev/kmsg", "modprobe", kmsg.Info); openErr == nil {
+	if log, openErr := kmsg.Open("/dev/kmsg", "modprobe", false); openErr == nil {
 		log.Errorf("%v", err)
 	}
 }

@@ -136,7 +136,7 @@ func (m *machine) run(signals <-chan os.Signal) {
 	go func() {
 		defer m.survive("end")
 		end = <-m.ends
-		go m.deadline()
+		go m.deadline(end)
 		stop()
 	}()
 	s := supervise.Supervisor{Program: "wherryd", Policy: policy, Start: m.startDaemon, Report: m.report}
@@ -156,8 +156,7 @@ func (m *machine) report(e supervise.Event) {
 	}
 }
 
-// listen turns signals into requests. Only the first request counts, but it may
-// still become a power off.
+// listen turns signals into requests.
 func (m *machine) listen(signals <-chan os.Signal) error {
 	for s := range signals {
 		switch s {
@@ -172,7 +171,8 @@ func (m *machine) listen(signals <-chan os.Signal) error {
 	return nil
 }
 
-// request asks for the end of the run, once.
+// request asks for the end of the run. The first request counts; a second one
+// neither changes it nor begins the end anew.
 func (m *machine) request(end power.End, why string) {
 	m.goodbye.Do(func() {
 		m.log.Noticef("%s (%s)", end, why)

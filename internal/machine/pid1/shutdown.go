@@ -26,11 +26,11 @@ const (
 
 // deadline ends the run by force when something in the end itself hangs: a
 // machine that does not come back is worse than a file system that needs its log replayed.
-func (m *machine) deadline() {
+func (m *machine) deadline(end power.End) {
 	defer m.survive("deadline")
 	time.Sleep(policy.Grace + policy.KillGrace + termGrace + killGrace + unmountGrace + 2*syncGrace)
 	m.log.Errorf("the end takes too long: ending by force")
-	m.finish(power.Restart)
+	m.finish(end)
 }
 
 // shutdown ends the run after wherryd has stopped its containers and itself.

@@ -22,7 +22,7 @@ import (
 // setting writes a kernel setting.
 type setting struct{ file, value string }
 
-func (s setting) String() string { return "set " + s.file + " to " + s.value }
+func (s setting) String() string { return "set " + s.file + " to " + strings.TrimSpace(s.value) }
 func (s setting) Do() error      { return os.WriteFile(s.file, []byte(s.value), 0) }
 
 // directory makes a directory.

@@ -66,8 +66,17 @@ var kernelStage = stage{
 		mount.Mount{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs", Flags: noSuid, Data: "mode=0755", Mode: 0o755},
 		mount.Mount{Source: "proc", Target: "/proc", Type: "proc", Flags: noDevSUX, Mode: 0o555},
 		mount.Mount{Source: "sysfs", Target: "/sys", Type: "sysfs", Flags: noDevSUX, Mode: 0o555},
-		// From here on, if this process dies in spite of everything, the machine restarts.
-		setting{"/proc/sys/kernel/panic", "10"},
+	},
+}
+
+// lastWordsStage is done before anything else can go wrong.
+var lastWordsStage = stage{
+	name: "last words",
+	steps: []step{
+		// If this process dies in spite of everything, the machine restarts.
+		setting{"/proc/sys/kernel/panic", "10\n"},
+		// The kernel would drop all but ten of this program's lines in five seconds. It wants the line break.
+		setting{"/proc/sys/kernel/printk_devkmsg", "on\n"},
 	},
 }
 
@@ -117,7 +126,6 @@ var kernelPartsStage = stage{
 		group{name: containerGroup},
 		delegate{containerGroup},
 		score{1, initScore},
-		setting{"/proc/sys/kernel/printk_devkmsg", "on"},
 		ctrlAltDel{},
 	},
 }

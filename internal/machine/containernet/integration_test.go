@@ -1,0 +1,508 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package containernet
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/linux/nettest"
+	"wherry.example/wherry/internal/machine/containernet/link"
+	"wherry.example/wherry/internal/machine/status"
+	"wherry.example/wherry/internal/netattach"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(agentEnv) != "" {
+		agentMain()
+		return
+	}
+	os.Exit(nettest.Main(m))
+}
+
+// The machine of these tests has an uplink to one computer outside.
+const (
+	machine4, outside4 = "192.0.2.1", "192.0.2.2"
+	machine6, outside6 = "2001:db8::1", "2001:db8::2"
+)
+
+type world struct {
+	t         *testing.T
+	nets      *Networks
+	opts      Options
+	outside   *agent
+	upstreams []netip.AddrPort
+	ids       int
+}
+
+func newWorld(t *testing.T) *world {
+	nettest.Require(t)
+	w := &world{t: t, outside: startAgent(t)}
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire(t, w.outside, "up0", "out0", []string{machine4 + "/24", machine6 + "/64"}, []string{outside4 + "/24", outside6 + "/64"})
+	w.opts = Options{
+		StateDir: t.TempDir(), RunDir: t.TempDir(), Board: &status.Board{},
+		Upstreams: func() []netip.AddrPort { return w.upstreams },
+		Search:    func() []string { return []string{"example.test"} },
+		Reserved:  map[uint16]string{9473: "its API"},
+		Log:       slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	w.start()
+	t.Cleanup(w.end)
+	return w
+}
+
+func (w *world) start() {
+	w.t.Helper()
+	n, err := New(w.opts)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := n.Start(context.Background()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.nets = n
+}
+
+func (w *world) end() {
+	w.nets.Retain(context.Background(), nil)
+	w.nets.Close()
+	w.nets.table.Delete()
+	bridges, _ := link.Bridges()
+	for _, b := range bridges {
+		link.Remove(b)
+	}
+}
+
+type container struct {
+	*agent
+	id, ip4, ip6 string
+	result       netattach.Result
+}
+
+type onNetworks = []*wherryv1.NetworkAttachment
+
+func (w *world) run(name string, ports []*wherryv1.PortMapping, networks ...*wherryv1.NetworkAttachment) *container {
+	w.t.Helper()
+	c := &container{agent: startAgent(w.t)}
+	w.ids++
+	c.id = fmt.Sprintf("c%011x%052x", w.ids, w.ids)
+	var err error
+	c.result, err = w.nets.Attach(context.Background(), netattach.Request{
+		Container: c.id, Name: name, NetNS: c.netNS(), Ports: ports, Networks: networks,
+	})
+	if err != nil {
+		w.t.Fatalf("attach %s: %v", name, err)
+	}
+	e := c.result.Endpoints[0]
+	c.ip4, c.ip6 = bare(e.Ipv4), bare(e.Ipv6)
+	return c
+}
+
+func bare(cidr string) string { return strings.Split(cidr, "/")[0] }
+
+func (w *world) network(req *wherryv1.CreateNetworkRequest) *wherryv1.NetworkAttachment {
+	w.t.Helper()
+	if _, err := w.nets.CreateNetwork(context.Background(), req); err != nil {
+		w.t.Fatal(err)
+	}
+	return &wherryv1.NetworkAttachment{Network: req.Name}
+}
+
+func tcp(host, container uint32) *wherryv1.PortMapping {
+	return &wherryv1.PortMapping{HostPort: host, ContainerPort: container}
+}
+
+func udp(host, container uint32) *wherryv1.PortMapping {
+	return &wherryv1.PortMapping{HostPort: host, ContainerPort: container, Protocol: "udp"}
+}
+
+// reach is one attempt: who asks whom, and what is to come of it.
+type reach struct {
+	what     string
+	from     *agent // nil: the machine itself
+	network  string
+	to       string
+	port     int
+	want     string // beginning of the answer; empty: none must come
+	wantFrom string // the address that the server saw, when it matters
+}
+
+func (r reach) try(t *testing.T) {
+	t.Helper()
+	address := net.JoinHostPort(r.to, fmt.Sprint(r.port))
+	var got string
+	var err error
+	if r.from == nil {
+		got, err = ask(r.network, address)
+	} else {
+		got, err = r.from.do(order{Do: "ask", Network: r.network, Address: address})
+	}
+	name, seen, _ := strings.Cut(got, " ")
+	switch {
+	case r.want == "" && err == nil:
+		t.Errorf("%s (%s %s): answered %q, want silence", r.what, r.network, address, got)
+	case r.want != "" && (err != nil || name != r.want):
+		t.Errorf("%s (%s %s): %q, %v; want %s", r.what, r.network, address, got, err, r.want)
+	case r.wantFrom != "" && seen != r.wantFrom:
+		t.Errorf("%s (%s %s): the server saw %s, want %s", r.what, r.network, address, seen, r.wantFrom)
+	}
+}
+
+func both(r reach, four, six string) []reach {
+	r4, r6 := r, r
+	r4.to, r6.to = four, six
+	r6.what += ", IPv6"
+	return []reach{r4, r6}
+}
+
+func TestPublishedPorts(t *testing.T) {
+	w := newWorld(t)
+	web := w.run("web", []*wherryv1.PortMapping{tcp(8080, 80), udp(8053, 53), {HostPort: 9000, ContainerPort: 7000, Count: 3},
+		{HostAddress: "127.0.0.1", HostPort: 8081, ContainerPort: 80}, {HostAddress: machine6, HostPort: 8082, ContainerPort: 80}})
+	other := w.run("other", nil)
+	for _, port := range []string{":80", ":7000", ":7002", ":5432"} {
+		web.serve("tcp", port, "web"+port)
+	}
+	web.serve("udp", ":53", "web:53")
+
+	var all []reach
+	add := func(r reach, four, six string) { all = append(all, both(r, four, six)...) }
+	for _, from := range []struct {
+		name string
+		*agent
+	}{{"outside", w.outside}, {"the machine", nil}, {"itself", web.agent}, {"a neighbour", other.agent}} {
+		add(reach{what: "tcp from " + from.name, from: from.agent, network: "tcp", port: 8080, want: "web:80"}, machine4, machine6)
+		add(reach{what: "udp from " + from.name, from: from.agent, network: "udp", port: 8053, want: "web:53"}, machine4, machine6)
+		add(reach{what: "range from " + from.name, from: from.agent, network: "tcp", port: 9002, want: "web:7002"}, machine4, machine6)
+		add(reach{what: "port not published from " + from.name, from: from.agent, network: "tcp", port: 5432}, machine4, machine6)
+		all = append(all,
+			reach{what: "published on loopback, from " + from.name, from: from.agent, network: "tcp", to: machine4, port: 8081},
+			reach{what: "published on one address, from " + from.name, from: from.agent, network: "tcp", to: machine6, port: 8082, want: "web:80"})
+	}
+	add(reach{what: "loopback tcp", network: "tcp", port: 8080, want: "web:80"}, "127.0.0.1", "::1")
+	add(reach{what: "loopback udp", network: "udp", port: 8053, want: "web:53"}, "127.0.0.1", "::1")
+	add(reach{what: "the source is kept", from: w.outside, network: "tcp", port: 8080, want: "web:80"}, machine4, machine6)
+	all = append(all,
+		reach{what: "published on loopback", network: "tcp", to: "127.0.0.1", port: 8081, want: "web:80"},
+		reach{what: "source from outside", from: w.outside, network: "tcp", to: machine4, port: 8080, want: "web:80", wantFrom: outside4},
+		reach{what: "source from outside", from: w.outside, network: "tcp", to: machine6, port: 8080, want: "web:80", wantFrom: outside6})
+	for _, r := range all {
+		r.try(t)
+	}
+}
+
+func TestWalls(t *testing.T) {
+	w := newWorld(t)
+	blue := w.network(&wherryv1.CreateNetworkRequest{Name: "blue"})
+	vault := w.network(&wherryv1.CreateNetworkRequest{Name: "vault", Internal: true})
+	a := w.run("a", nil)
+	b := w.run("b", []*wherryv1.PortMapping{tcp(8080, 80)}, blue)
+	b2 := w.run("b2", nil, blue)
+	c := w.run("c", nil, vault)
+	c2 := w.run("c2", nil, vault)
+	for _, s := range []*container{a, b, b2, c, c2} {
+		s.serve("tcp", ":80", "yes")
+	}
+	w.outside.serve("tcp", ":80", "outside")
+	if err := serve("tcp", "127.0.0.1:81", "private"); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody outside who knows the containers' addresses and sends to them by the machine.
+	w.outside.must(order{Do: "run", Text: "ip route add 172.20.0.0/14 via " + machine4 + "; ip route add fd00::/8 via " + machine6 +
+		"; ip route add 127.0.0.81/32 via " + machine4 + "; sysctl -qw net.ipv4.conf.all.route_localnet=1"})
+
+	var all []reach
+	add := func(r reach, four, six string) { r.network, r.port = "tcp", 80; all = append(all, both(r, four, six)...) }
+	add(reach{what: "same network", from: b.agent, want: "yes"}, b2.ip4, b2.ip6)
+	add(reach{what: "same internal network", from: c.agent, want: "yes"}, c2.ip4, c2.ip6)
+	add(reach{what: "default to blue", from: a.agent}, b.ip4, b.ip6)
+	add(reach{what: "blue to default", from: b.agent}, a.ip4, a.ip6)
+	add(reach{what: "blue to vault", from: b.agent}, c.ip4, c.ip6)
+	add(reach{what: "vault to blue", from: c.agent}, b.ip4, b.ip6)
+	add(reach{what: "default to outside", from: a.agent, want: "outside"}, outside4, outside6)
+	add(reach{what: "blue to outside", from: b.agent, want: "outside"}, outside4, outside6)
+	add(reach{what: "vault to outside", from: c.agent}, outside4, outside6)
+	add(reach{what: "outside to a container's address", from: w.outside}, a.ip4, a.ip6)
+	add(reach{what: "outside to a published container's own address", from: w.outside}, b.ip4, b.ip6)
+	add(reach{what: "the machine to a container", want: "yes"}, a.ip4, a.ip6)
+	all = append(all,
+		reach{what: "outgoing source", from: a.agent, network: "tcp", to: outside4, port: 80, want: "outside", wantFrom: machine4},
+		reach{what: "outgoing source, IPv6", from: a.agent, network: "tcp", to: outside6, port: 80, want: "outside", wantFrom: machine6},
+		reach{what: "published port from another network", from: a.agent, network: "tcp", to: machine4, port: 8080, want: "yes"},
+		reach{what: "published port from another network, IPv6", from: a.agent, network: "tcp", to: machine6, port: 8080, want: "yes"},
+		reach{what: "published port from an internal network", from: c.agent, network: "tcp", to: machine4, port: 8080},
+		reach{what: "the machine's loopback from outside", from: w.outside, network: "tcp", to: "127.0.0.1", port: 81})
+	a.must(order{Do: "run", Text: "sysctl -qw net.ipv4.conf.all.route_localnet=1; ip route add 127.0.0.81/32 via " + a.result.Endpoints[0].Gateway4 + "; ip route del local 127.0.0.0/8 dev lo table local || true"})
+	if err := serve("tcp", "127.0.0.81:81", "private"); err != nil {
+		t.Fatal(err)
+	}
+	all = append(all,
+		reach{what: "the machine's loopback from a container", from: a.agent, network: "tcp", to: "127.0.0.81", port: 81})
+	for _, r := range all {
+		r.try(t)
+	}
+}
+
+func snapshot(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", "nft -nn list ruleset; ip -br link; ip -br addr; ip route; ip -6 route; ss -Hlntu").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
+}
+
+func TestDetachLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs nft")
+	}
+	blue := w.network(&wherryv1.CreateNetworkRequest{Name: "blue"})
+	first := w.run("first", nil, blue, &wherryv1.NetworkAttachment{Network: DefaultNetwork}) // sets both networks up
+	before := snapshot(t)
+	c := w.run("c", []*wherryv1.PortMapping{tcp(80, 80), udp(53, 53), {HostPort: 1000, ContainerPort: 1000, Count: 300}}, blue,
+		&wherryv1.NetworkAttachment{Network: DefaultNetwork})
+	if got := c.must(order{Do: "run", Text: "ip -br link"}); !strings.Contains(got, "eth1") {
+		t.Errorf("links of a container on two networks:\n%s", got)
+	}
+	if snapshot(t) == before {
+		t.Fatal("attaching changed nothing")
+	}
+	for range 2 {
+		if err := w.nets.Detach(context.Background(), c.id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff(before, snapshot(t)); d != "" {
+		t.Errorf("detach left something (-before +after):\n%s", d)
+	}
+	if err := w.nets.RemoveNetwork(context.Background(), "blue"); err == nil {
+		t.Error("network blue was removed while a container is on it")
+	}
+	w.nets.Detach(context.Background(), first.id)
+	removed, err := w.nets.PruneNetworks(context.Background())
+	if err != nil || len(removed) != 1 || removed[0] != "blue" {
+		t.Errorf("prune: %v, %v", removed, err)
+	}
+}
+
+func TestAttachAllOrNothing(t *testing.T) {
+	w := newWorld(t)
+	w.run("first", []*wherryv1.PortMapping{tcp(8080, 80)})
+	before := snapshot(t)
+	busy := startAgent(t)
+	busy.must(order{Do: "run", Text: "ip link add eth0 type bridge"}) // in the way of ours
+	for _, c := range []struct {
+		what  string
+		netNS string
+		ports []*wherryv1.PortMapping
+		want  string
+	}{
+		{"no namespace", "/proc/0/ns/net", []*wherryv1.PortMapping{tcp(8181, 80)}, "network namespace"},
+		{"eth0 exists", busy.netNS(), []*wherryv1.PortMapping{tcp(8181, 80)}, "eth0"},
+		{"port of a container", busy.netNS(), []*wherryv1.PortMapping{tcp(8181, 80), tcp(8080, 80)}, "published by container first"},
+		{"port of the machine", busy.netNS(), []*wherryv1.PortMapping{tcp(8181, 80), tcp(9473, 80)}, "API"},
+		{"address not ours", busy.netNS(), []*wherryv1.PortMapping{{HostAddress: "198.51.100.1", HostPort: 80, ContainerPort: 80}}, "no address"},
+	} {
+		_, err := w.nets.Attach(context.Background(), netattach.Request{
+			Container: strings.Repeat("ab", 32), Name: "x", NetNS: c.netNS, Ports: c.ports})
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one about %q", c.what, err, c.want)
+		}
+		if d := cmp.Diff(before, snapshot(t)); d != "" {
+			t.Errorf("%s left something (-before +after):\n%s", c.what, d)
+		}
+		if left, _ := os.ReadDir(w.nets.attachedDir()); len(left) != 1 {
+			t.Errorf("%s: %d records, want 1", c.what, len(left))
+		}
+	}
+	if _, err := w.nets.Attach(context.Background(), netattach.Request{
+		Container: strings.Repeat("ab", 32), Name: "x", NetNS: startAgent(t).netNS(), Ports: []*wherryv1.PortMapping{tcp(8181, 80)}}); err != nil {
+		t.Errorf("the next good attach: %v", err)
+	}
+}
+
+func TestPortsOfOthersAndFreeOnes(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("tcp", "127.0.0.1:8888")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, err = w.nets.Attach(context.Background(), netattach.Request{
+		Container: strings.Repeat("ab", 32), Name: "x", NetNS: startAgent(t).netNS(), Ports: []*wherryv1.PortMapping{tcp(8888, 80)}})
+	if err == nil || !strings.Contains(err.Error(), "8888/tcp") {
+		t.Errorf("a port that a program listens on: %v", err)
+	}
+	c := w.run("free", []*wherryv1.PortMapping{tcp(0, 80), {ContainerPort: 100, Count: 20}})
+	c.serve("tcp", ":80", "free")
+	c.serve("tcp", ":119", "last")
+	first := c.result.Ports[0].HostPort
+	if first < firstFreePort || first > lastFreePort {
+		t.Errorf("chosen port %d", first)
+	}
+	reach{what: "chosen port", from: w.outside, network: "tcp", to: machine4, port: int(first), want: "free"}.try(t)
+	reach{what: "chosen range", from: w.outside, network: "tcp", to: machine6, port: int(c.result.Ports[1].HostPort) + 19, want: "last"}.try(t)
+}
+
+func TestNames(t *testing.T) {
+	w := newWorld(t)
+	blue := w.network(&wherryv1.CreateNetworkRequest{Name: "blue"})
+	vault := w.network(&wherryv1.CreateNetworkRequest{Name: "vault", Internal: true})
+	with := func(aliases ...string) *wherryv1.NetworkAttachment {
+		return &wherryv1.NetworkAttachment{Network: "blue", Aliases: aliases}
+	}
+	a := w.run("a", nil, with("Web"))
+	b := w.run("b", []*wherryv1.PortMapping{udp(53, 5353), tcp(53, 5353)}, with("web", "db"))
+	hidden := w.run("hidden", nil)
+	c := w.run("c", nil, vault)
+	_ = blue
+	w.outside.must(order{Do: "run", Text: "true"})
+	upstream := startUpstream(t)
+	w.upstreams = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9"), upstream}
+
+	has := func(asker *container, name string, want ...string) {
+		t.Helper()
+		for _, network := range []string{"udp", "tcp"} {
+			for _, gw := range []string{asker.result.Endpoints[0].Gateway4, asker.result.Endpoints[0].Gateway6} {
+				got, err := asker.do(order{Do: "lookup", Network: network, Address: net.JoinHostPort(gw, "53"), Text: name})
+				if len(want) == 0 {
+					if err == nil {
+						t.Errorf("%s by %s of %s: %s, want none", name, network, gw, got)
+					}
+					continue
+				}
+				for _, one := range want {
+					if err != nil || !strings.Contains(" "+got+" ", " "+one+" ") {
+						t.Errorf("%s by %s of %s: %q, %v; want %s", name, network, gw, got, err, one)
+					}
+				}
+			}
+		}
+	}
+	has(a, "b", b.ip4, b.ip6)
+	has(a, "B", b.ip4, b.ip6)
+	has(a, "b.blue", b.ip4)
+	has(a, "db", b.ip4)
+	has(a, "web", a.ip4, a.ip6, b.ip4, b.ip6)
+	has(a, b.id[:12], b.ip4)
+	has(a, b.ip4, "b.blue.")
+	has(a, b.ip6, "b.blue.")
+	has(a, "hidden")
+	has(hidden, "b")
+	has(hidden, b.ip4)
+	has(a, "known.example", "198.51.100.7")
+	has(hidden, "known.example", "198.51.100.7")
+	has(c, "known.example") // no way out
+	has(c, "c", c.ip4)
+
+	// The name server of another network does not listen to us, nor to the outside.
+	if got, err := hidden.do(order{Do: "lookup", Network: "udp", Address: net.JoinHostPort(a.result.Endpoints[0].Gateway4, "53"), Text: "b"}); err == nil {
+		t.Errorf("the name server of another network answered %s", got)
+	}
+	if a.result.Search[0] != "example.test" || a.result.Nameservers[0].String() != a.result.Endpoints[0].Gateway4 {
+		t.Errorf("resolver settings %v %v", a.result.Nameservers, a.result.Search)
+	}
+	w.nets.Detach(context.Background(), b.id)
+	has(a, "b")
+	has(a, "web", a.ip4)
+}
+
+// A container's traffic and the rules survive wherryd; what is gone is given back.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	blue := w.network(&wherryv1.CreateNetworkRequest{Name: "blue"})
+	stays := w.run("stays", []*wherryv1.PortMapping{tcp(8080, 80)}, blue)
+	gone := w.run("gone", []*wherryv1.PortMapping{tcp(8081, 80)})
+	stays.serve("tcp", ":80", "stays")
+	gone.serve("tcp", ":80", "gone")
+	before := snapshot(t)
+	w.nets.Close() // a crash closes the sockets and nothing else
+	w.start()
+	if d := cmp.Diff(before, snapshot(t)); d != "" {
+		t.Errorf("after a restart (-before +after):\n%s", d)
+	}
+	if err := w.nets.Retain(context.Background(), []string{stays.id}); err != nil {
+		t.Fatal(err)
+	}
+	reach{what: "the one that stays", from: w.outside, network: "tcp", to: machine4, port: 8080, want: "stays"}.try(t)
+	reach{what: "the one that is gone", from: w.outside, network: "tcp", to: machine4, port: 8081}.try(t)
+	if _, err := link.Veths(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := stays.do(order{Do: "lookup", Network: "udp", Address: net.JoinHostPort(stays.result.Endpoints[0].Gateway4, "53"), Text: "stays"}); !strings.Contains(got, stays.ip4) {
+		t.Errorf("names after a restart: %q", got)
+	}
+	again := w.run("again", []*wherryv1.PortMapping{tcp(8081, 80)})
+	if again.ip4 == stays.ip4 {
+		t.Errorf("two containers have %s", again.ip4)
+	}
+}
+
+// A UDP client that never pauses finds a new container behind the same port.
+func TestUDPClientFollows(t *testing.T) {
+	w := newWorld(t)
+	w.run("first", nil)
+	w.outside.must(order{Do: "run", Text: "true"})
+	conn := startUDPClient(t)
+	if got := conn.ask(); got != "" {
+		t.Fatalf("before anything was published: %q", got)
+	}
+	for _, name := range []string{"one", "two"} {
+		c := w.run(name, []*wherryv1.PortMapping{udp(7777, 7777)})
+		c.serve("udp", ":7777", name)
+		if got := conn.ask(); !strings.HasPrefix(got, name+" ") {
+			t.Errorf("container %s: the client hears %q", name, got)
+		}
+		if err := w.nets.Detach(context.Background(), c.id); err != nil {
+			t.Fatal(err)
+		}
+		if got := conn.ask(); got != "" {
+			t.Errorf("after %s left: %q", name, got)
+		}
+	}
+}
+
+type udpClient struct{ net.Conn }
+
+func startUDPClient(t *testing.T) udpClient {
+	t.Helper()
+	c, err := net.Dial("udp", machine4+":7777")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return udpClient{c}
+}
+
+func (c udpClient) ask() string {
+	b := make([]byte, 100)
+	for range 2 { // the first Write may report the ICMP error of an earlier one
+		c.Write([]byte("?"))
+		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if n, err := c.Read(b); err == nil {
+			return string(b[:n])
+		}
+	}
+	return ""
+}

@@ -1,0 +1,88 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/ttrpc"
+)
+
+// probeShims asks every shim that outlived the last life of this process
+// whether its task has ended. It has to happen before containerd starts: that
+// deletes ended tasks while it loads, and their exit codes with them.
+func (e *Engine) probeShims(ctx context.Context) map[string]end {
+	found := map[string]end{}
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	limit := make(chan struct{}, 8)
+	for _, ns := range []string{userNamespace, systemNamespace} {
+		dir := filepath.Join(e.opts.State, "io.containerd.runtime.v2.task", ns)
+		entries, _ := os.ReadDir(dir) // none after a boot
+		for _, d := range entries {
+			all.Go(func() {
+				limit <- struct{}{}
+				defer func() { <-limit }()
+				how, ended := probeShim(namespaces.WithNamespace(ctx, ns), filepath.Join(dir, d.Name()), d.Name())
+				if ended {
+					mu.Lock()
+					found[d.Name()] = how
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	all.Wait()
+	return found
+}
+
+// probeShim reports an ended task. A shim that does not answer has nothing to say.
+func probeShim(ctx context.Context, bundle, id string) (how end, ended bool) {
+	address, ok := shimAddress(bundle)
+	if !ok {
+		return end{}, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", address)
+	if err != nil {
+		return end{}, false
+	}
+	c := ttrpc.NewClient(conn)
+	defer c.Close()
+	st, err := taskapi.NewTTRPCTaskClient(c).State(ctx, &taskapi.StateRequest{ID: id})
+	if err != nil || st.Status != tasktypes.Status_STOPPED {
+		return end{}, false
+	}
+	how = end{code: int(st.ExitStatus), at: time.Now()}
+	if st.ExitedAt != nil {
+		how.at = st.ExitedAt.AsTime()
+	}
+	return how, true
+}
+
+// shimAddress reads where the shim of a bundle listens.
+func shimAddress(bundle string) (string, bool) {
+	b, err := os.ReadFile(filepath.Join(bundle, "bootstrap.json"))
+	if err != nil {
+		return "", false
+	}
+	var p struct {
+		Address string `json:"address"`
+	}
+	if json.Unmarshal(b, &p) != nil {
+		return "", false
+	}
+	return strings.CutPrefix(p.Address, "unix://")
+}

@@ -1,0 +1,126 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package engine
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// This file is all that knows how a task comes to be and is found again. A
+// shim of our own for all containers replaces newTask and loadTask (with
+// client.WithSandbox and client.WithTaskAPIEndpoint) and probeShims; see
+// docs/decisions/0003-engine.md.
+
+const runtimeName = "io.containerd.runc.v2"
+
+// taskContext is the context of calls about containers and tasks.
+func (c *container) taskContext(ctx context.Context) context.Context {
+	if c.system {
+		return namespaces.WithNamespace(ctx, systemNamespace)
+	}
+	return namespaces.WithNamespace(ctx, userNamespace)
+}
+
+func (e *Engine) runcOptions() *runcoptions.Options {
+	return &runcoptions.Options{BinaryName: e.opts.Runc, Root: filepath.Join(e.opts.State, "runc"), SystemdCgroup: false}
+}
+
+// newTask makes the container known to containerd and its process exist up to
+// the point before its first instruction.
+func (e *Engine) newTask(ctx context.Context, c *container, spec *specs.Spec, io cio.IO) (client.Task, error) {
+	ctx = c.taskContext(ctx)
+	any, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return nil, err
+	}
+	options, err := typeurl.MarshalAny(e.runcOptions())
+	if err != nil {
+		return nil, err
+	}
+	store := e.client.ContainerService()
+	entry := containers.Container{ID: c.id, Spec: any, Runtime: containers.RuntimeInfo{Name: runtimeName, Options: options}}
+	if _, err = store.Create(ctx, entry); errdefs.IsAlreadyExists(err) {
+		_, err = store.Update(ctx, entry, "spec", "runtime")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("tell containerd of the container: %w", err)
+	}
+	loaded, err := e.client.LoadContainer(ctx, c.id)
+	if err != nil {
+		return nil, err
+	}
+	return loaded.NewTask(ctx, func(string) (cio.IO, error) { return io, nil }, client.WithRuntimePath(e.opts.Shim))
+}
+
+// loadTask finds the task of an earlier life of this process; nil when there is none.
+func (e *Engine) loadTask(ctx context.Context, c *container) (client.Task, error) {
+	ctx = c.taskContext(ctx)
+	loaded, err := e.client.LoadContainer(ctx, c.id)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	t, err := loaded.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	return t, err
+}
+
+// forgetTask removes what containerd knows of the container. It is idempotent.
+func (e *Engine) forgetTask(ctx context.Context, c *container) error {
+	err := e.client.ContainerService().Delete(c.taskContext(ctx), c.id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// startError gives the error of a start docker's exit code. runc says what it
+// met in words alone.
+func startError(err error) error {
+	text := err.Error()
+	// The interesting part is the last that runc said.
+	if i := strings.LastIndex(text, "exec: "); i >= 0 {
+		text = text[i:]
+	} else if i := strings.LastIndex(text, "runc create failed: "); i >= 0 {
+		text = text[i+len("runc create failed: "):]
+	}
+	code := 125
+	switch {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "exec: ") && strings.Contains(text, "no such file or directory"):
+		code = 127
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"), strings.Contains(text, "exec format error"),
+		strings.Contains(text, "not a directory") && strings.Contains(text, "exec: "):
+		code = 126
+	}
+	kind := KindInternal
+	if code != 125 {
+		kind = KindInvalid
+	}
+	return &Error{Kind: kind, ExitCode: code, Err: fmt.Errorf("start the container: %s", strings.TrimSpace(text))}
+}
+
+// passiveIO names the FIFOs to containerd; this package opens and reads them
+// itself (see stdio), because containerd's copies end with the task object.
+type passiveIO struct{ config cio.Config }
+
+func (p passiveIO) Config() cio.Config { return p.config }
+func (passiveIO) Cancel()              {}
+func (passiveIO) Wait()                {}
+func (passiveIO) Close() error         { return nil }

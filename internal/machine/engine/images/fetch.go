@@ -146,7 +146,14 @@ func (f *blobFetcher) download(ctx context.Context, w content.Writer, d ocispec.
 		if n > 0 {
 			tries = 0
 		}
-		if tries++; tries >= fetchTries || !worthRetry(ctx, err) {
+		// What we have is longer than what the registry has, or it knows no ranges.
+		restart := st.Offset > 0 && serverStatus(err) == http.StatusRequestedRangeNotSatisfiable
+		if restart {
+			if e := w.Truncate(0); e != nil {
+				return e
+			}
+		}
+		if tries++; tries >= fetchTries || !restart && !worthRetry(ctx, err) {
 			return err
 		}
 		f.k.Log.Debug("continue a download", "digest", d.Digest, "at", st.Offset+n, "err", err)

@@ -64,9 +64,10 @@ func (l Limits) reserve(s diskSpace) int64 {
 	return min(max(s.total/20, 8<<20), 1<<30)
 }
 
-func diskFull(need, free int64) error {
-	return fmt.Errorf("%w: %s needed, %s free beyond the reserve; remove images, containers or volumes",
-		ErrDiskFull, units.HumanSize(float64(need)), units.HumanSize(float64(max(free, 0))))
+func diskFull(need, free, reserve int64) error {
+	size := func(n int64) string { return units.HumanSize(float64(n)) }
+	return fmt.Errorf("%w: %s more does not fit into %s, of which %s are reserved; remove images, containers or volumes",
+		ErrDiskFull, size(max(need, 1)), size(free), size(reserve))
 }
 
 // asDiskFull gives the kernel's word for it the same shape.
@@ -83,8 +84,8 @@ func (k *Keeper) room(need int64) error {
 	if err != nil {
 		return err
 	}
-	if free := s.free - k.Limits.reserve(s); need > free {
-		return diskFull(need, free)
+	if reserve := k.Limits.reserve(s); need > s.free-reserve || s.free < reserve {
+		return diskFull(need, s.free, reserve)
 	}
 	if s.inodes < 1024 {
 		return fmt.Errorf("%w: no inodes left; remove images, containers or volumes", ErrDiskFull)

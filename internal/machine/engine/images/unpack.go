@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -109,13 +110,18 @@ func writeLayer(ctx context.Context, dir string, meter *layerMeter, plain io.Rea
 	return nil
 }
 
-// shorten keeps hostile names from filling errors and logs, and the cause intact.
+// shorten keeps hostile words from filling errors and logs: one line, bounded, and the cause intact.
 func shorten(err error) error {
-	const most = 400
-	if s := err.Error(); len(s) > most {
-		return &shortError{s[:most] + "…", err}
+	const most = 500
+	s := err.Error()
+	short := strings.Join(strings.FieldsFunc(s, unicode.IsControl), " ")
+	if len(short) > most {
+		short = strings.ToValidUTF8(short[:most], "") + "…"
 	}
-	return err
+	if short == s {
+		return err
+	}
+	return &shortError{short, err}
 }
 
 type shortError struct {
@@ -138,8 +144,8 @@ func layerFilter(m *layerMeter) archive.Filter {
 		if err := m.entry(h); err != nil {
 			return false, err
 		}
-		if strings.ContainsRune(h.Name, 0) || strings.ContainsRune(h.Linkname, 0) {
-			return false, fmt.Errorf("entry %.100q has a NUL in its name", h.Name)
+		if err := checkEntryName(h.Name); err != nil {
+			return false, err
 		}
 		if h.Typeflag == tar.TypeBlock || h.Typeflag == tar.TypeChar {
 			return false, nil
@@ -151,6 +157,19 @@ func layerFilter(m *layerMeter) archive.Filter {
 		}
 		return true, nil
 	}
+}
+
+// checkEntryName refuses what no file system takes, before parents are made for it.
+func checkEntryName(name string) error {
+	if len(name) > unix.PathMax-256 {
+		return fmt.Errorf("entry %.100q…: name is too long", name)
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if len(part) > 255 {
+			return fmt.Errorf("entry %.100q…: name is too long", name)
+		}
+	}
+	return nil
 }
 
 func keptAttribute(record string) bool {

@@ -102,10 +102,12 @@ func addModules(t *rootfs.Tree, dir string, s *kernel.Selection) error {
 	if err := t.File(path.Join(dir, "index"), 0o644, index.Bytes()); err != nil {
 		return err
 	}
-	for name, data := range s.Files {
-		if err := t.File(path.Join(dir, name), 0o644, data); err != nil {
+	t.Place(path.Join(dir, "index"))
+	for _, name := range s.Order {
+		if err := t.File(path.Join(dir, name), 0o644, s.Files[name]); err != nil {
 			return err
 		}
+		t.Place(path.Join(dir, name))
 	}
 	return nil
 }

@@ -32,6 +32,9 @@ type loaded struct {
 type Selection struct {
 	Index *modindex.Index
 	Files map[string][]byte // by the file names in the index
+	// Order lists the files as the groups asked for them: what is loaded
+	// together is near each other.
+	Order []string
 	// Costs tells how many bytes of modules each group brought that no group
 	// before it had.
 	Costs []Cost
@@ -150,6 +153,7 @@ func (t *Tree) take(name string, s *Selection, taken map[string]bool) (int, erro
 	}
 	s.Index.Modules = append(s.Index.Modules, entry)
 	s.Files[entry.File] = m.data
+	s.Order = append(s.Order, entry.File)
 	return size, nil
 }
 

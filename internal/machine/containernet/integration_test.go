@@ -59,6 +59,17 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	wire(t, w.outside, "up0", "out0", []string{machine4 + "/24", machine6 + "/64"}, []string{outside4 + "/24", outside6 + "/64"})
+	for _, to := range []string{machine4, machine6} { // a link that has come up is not ready at once
+		for tries := 0; ; tries++ {
+			_, err := w.outside.do(order{Do: "ask", Network: "tcp", Address: net.JoinHostPort(to, "1")})
+			if err != nil && strings.Contains(err.Error(), "refused") {
+				break
+			}
+			if tries == 10 {
+				t.Fatalf("the uplink does not come up: %v", err)
+			}
+		}
+	}
 	w.opts = Options{
 		StateDir: t.TempDir(), RunDir: t.TempDir(), Board: &status.Board{},
 		Upstreams: func() []netip.AddrPort { return w.upstreams },
@@ -232,7 +243,10 @@ func TestWalls(t *testing.T) {
 		"; ip route add 127.0.0.81/32 via " + machine4 + "; sysctl -qw net.ipv4.conf.all.route_localnet=1"})
 
 	var all []reach
-	add := func(r reach, four, six string) { r.network, r.port = "tcp", 80; all = append(all, both(r, four, six)...) }
+	add := func(r reach, four, six string) {
+		r.network, r.port = "tcp", 80
+		all = append(all, both(r, four, six)...)
+	}
 	add(reach{what: "same network", from: b.agent, want: "yes"}, b2.ip4, b2.ip6)
 	add(reach{what: "same internal network", from: c.agent, want: "yes"}, c2.ip4, c2.ip6)
 	add(reach{what: "default to blue", from: a.agent}, b.ip4, b.ip6)
@@ -265,7 +279,7 @@ func TestWalls(t *testing.T) {
 
 func snapshot(t *testing.T) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", "nft -nn list ruleset; ip -br link; ip -br addr; ip route; ip -6 route; ss -Hlntu").CombinedOutput()
+	out, err := exec.Command("sh", "-c", "nft -nn list ruleset; ip -br link; ip -br addr; ip route; ip -6 route; ss -Hlntu | tr -s ' ' | sort").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

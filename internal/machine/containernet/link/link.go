@@ -90,10 +90,10 @@ func (b Bridge) ensure() error {
 	if HasIPv6() {
 		addresses = append(slices.Clone(addresses), linkLocal)
 	}
-	if err := setAddresses(l, addresses); err != nil {
+	if err := netlink.LinkSetUp(l); err != nil { // before the addresses: see Veth
 		return err
 	}
-	if err := netlink.LinkSetUp(l); err != nil || !HasIPv6() {
+	if err := setAddresses(l, addresses); err != nil || !HasIPv6() {
 		return err
 	}
 	return loopback6(l)

@@ -114,13 +114,16 @@ func (v Veth) configure(h *netlink.Handle, pair *netlink.Veth) error {
 	if err != nil {
 		return err
 	}
+	// Up first: only then does an IPv6 address bring its multicast route along,
+	// without which neighbours are not heard until the kernel gets round to
+	// noticing that the link is there, up to a second later.
+	if err := h.LinkSetUp(peer); err != nil {
+		return fmt.Errorf("set link %s up: %w", v.Peer, err)
+	}
 	for _, p := range v.Addresses {
 		if err := h.AddrAdd(peer, address(p)); err != nil {
 			return fmt.Errorf("add address %s: %w", p, err)
 		}
-	}
-	if err := h.LinkSetUp(peer); err != nil {
-		return err
 	}
 	for _, gw := range v.Gateways {
 		if err := h.RouteAdd(&netlink.Route{LinkIndex: peer.Attrs().Index, Gw: gw.AsSlice()}); err != nil {

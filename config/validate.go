@@ -71,6 +71,9 @@ func validateHostName(c check, name string) {
 // IsHostName says whether a machine can have the name.
 func IsHostName(name string) bool { return len(name) <= maxHostName && isDomain(name) }
 
+// IsDomain says whether a name is one of letters, digits and hyphens, joined by dots.
+func IsDomain(name string) bool { return isDomain(name) }
+
 func isDomain(name string) bool {
 	if name == "" || len(name) > 253 {
 		return false

@@ -30,7 +30,7 @@ func (c *calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		defer done()
 		begin := time.Now()
 		res, err := next(ctx, req)
-		err = connectError(ctx, err)
+		err = c.connectError(ctx, err)
 		message, _ := req.Any().(proto.Message)
 		c.audit(ctx, procedure, subject(message), begin, err)
 		if err != nil {
@@ -51,7 +51,7 @@ func (c *calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.
 		defer done()
 		begin := time.Now()
 		first := &firstMessage{StreamingHandlerConn: conn, ctx: ctx}
-		err := connectError(ctx, next(ctx, first))
+		err := c.connectError(ctx, next(ctx, first))
 		c.audit(ctx, procedure, first.subject, begin, err)
 		return err
 	}

@@ -48,7 +48,7 @@ var kinds = []struct {
 
 // connectError gives an error the code that its kind has, and the exit code
 // that a command line should end with.
-func connectError(ctx context.Context, err error) error {
+func (s *Server) connectError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -56,12 +56,20 @@ func connectError(ctx context.Context, err error) error {
 		return errRoleLost
 	}
 	var out *connect.Error
-	if !errors.As(err, &out) {
-		out = connect.NewError(code(err), errors.New(clip(err.Error())))
+	if errors.As(err, &out) {
+		return out
 	}
-	var exit interface{ ExitCode() int }
-	if errors.As(err, &exit) {
-		out.Meta().Set(ExitCodeHeader, strconv.Itoa(exit.ExitCode()))
+	var kind connect.Code
+	var exit int
+	if s.opts.Classify != nil {
+		kind, exit = s.opts.Classify(err)
+	}
+	if kind == 0 {
+		kind = code(err)
+	}
+	out = connect.NewError(kind, errors.New(clip(err.Error())))
+	if exit != 0 {
+		out.Meta().Set(ExitCodeHeader, strconv.Itoa(exit))
 	}
 	return out
 }

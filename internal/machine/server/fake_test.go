@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/containerd/errdefs"
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/client"
@@ -25,11 +26,24 @@ import (
 	"wherry.example/wherry/internal/sshkey"
 )
 
-// exitError is a start failure as the engine reports it.
+// exitError is a start failure as a part reports it that has its own kinds of errors.
 type exitError struct{ code int }
 
 func (e exitError) Error() string { return "exec: \"nosuch\": not found in the image" }
-func (e exitError) ExitCode() int { return e.code }
+
+var errClassified = errors.New("a kind of the part's own")
+
+// classify stands for what the composition root passes on from the engine.
+func classify(err error) (connect.Code, int) {
+	var exit exitError
+	switch {
+	case errors.As(err, &exit):
+		return connect.CodeFailedPrecondition, exit.code
+	case errors.Is(err, errClassified):
+		return connect.CodeAborted, 0
+	}
+	return 0, 0
+}
 
 // fakeParts is a machine without an engine. Methods that a test does not use
 // are nil functions of the embedded interfaces and would panic, which a test notices.
@@ -69,6 +83,8 @@ func (f *fakeParts) Start(_ context.Context, ref string) error {
 	switch ref {
 	case "missing":
 		return fmt.Errorf("container %q: %w", ref, errdefs.ErrNotFound)
+	case "classified":
+		return errClassified
 	case "nobinary":
 		return fmt.Errorf("start %s: %w", ref, exitError{127})
 	case "panic":
@@ -221,6 +237,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 	o := Options{
 		Key: newKey(t), Version: "1.2.3", Log: slog.New(slog.NewTextHandler(r.log, nil)),
 		Access:     r.list(t, config.RoleReader, config.RoleOperator, config.RoleAdmin),
+		Classify:   classify,
 		Containers: r.parts, Images: r.parts, Volumes: r.parts, Networks: r.parts, Machine: r.parts,
 	}
 	if change != nil {

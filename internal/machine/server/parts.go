@@ -41,6 +41,7 @@ type AttachOptions struct {
 	Stdin   io.Reader // nil: none
 	Logs    bool
 	Start   bool
+	Size    *wherryv1.TerminalSize // at first
 	Resize  <-chan *wherryv1.TerminalSize
 	Signals <-chan string
 }

@@ -60,6 +60,11 @@ type Options struct {
 	// MaxConnections in total and from one address; 0: 512 and 256.
 	MaxConnections, MaxConnectionsPerAddress int
 
+	// Classify knows the errors of parts that have kinds of their own: their code,
+	// 0 for errors that it does not know, and the exit code that a failed start
+	// stands for. Nil: errdefs alone tell kinds.
+	Classify func(error) (connect.Code, int)
+
 	Containers Containers
 	Images     Images
 	Volumes    Volumes

@@ -228,6 +228,9 @@ func TestErrors(t *testing.T) {
 	if err := start(""); connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("empty: %v", err)
 	}
+	if err := start("classified"); connect.CodeOf(err) != connect.CodeAborted {
+		t.Errorf("classified: %v", err)
+	}
 	var ce *connect.Error
 	if err := start("nobinary"); !errors.As(err, &ce) || ce.Meta().Get(ExitCodeHeader) != "127" {
 		t.Errorf("nobinary: %v without exit code", err)
@@ -307,7 +310,6 @@ func TestExec(t *testing.T) {
 		stderr.Write(m.GetStderr())
 		return m
 	}
-	receive()
 	send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Signal{Signal: "SIGHUP"}})
 	receive()
 	send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Resize{Resize: &wherryv1.TerminalSize{Columns: 100, Rows: 30}}})
@@ -321,7 +323,7 @@ func TestExec(t *testing.T) {
 	if _, err := s.Receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the exit code: %v", err)
 	}
-	if stdout.String() != "HELLO" || stderr.String() != "size 80x24signal SIGHUPsize 100x30" {
+	if stdout.String() != "HELLO" || stderr.String() != "signal SIGHUPsize 100x30" {
 		t.Errorf("stdout %q stderr %q", stdout.String(), stderr.String())
 	}
 }

@@ -104,16 +104,13 @@ const maxSignals = 16
 
 // pump starts reading the caller's messages with next until it returns an
 // error. stop ends that and waits for it.
-func pump(ctx context.Context, first *wherryv1.TerminalSize, next func() (part, error)) (in *input, stop func()) {
+func pump(ctx context.Context, next func() (part, error)) (in *input, stop func()) {
 	in = &input{
 		resize:  make(chan *wherryv1.TerminalSize, 1),
 		signals: make(chan string, maxSignals),
 		done:    make(chan struct{}),
 	}
 	in.stdin, in.to = io.Pipe()
-	if first != nil {
-		in.resize <- first
-	}
 	go in.run(next)
 	return in, func() {
 		in.stdin.Close()
@@ -166,7 +163,7 @@ func (c *containers) Attach(ctx context.Context, stream *connect.BidiStream[wher
 	if start == nil || start.Container == "" {
 		return invalid("the first message must name the container")
 	}
-	in, stop := pump(ctx, start.Size, func() (part, error) {
+	in, stop := pump(ctx, func() (part, error) {
 		m, err := stream.Receive()
 		if err != nil {
 			return part{}, err
@@ -177,7 +174,7 @@ func (c *containers) Attach(ctx context.Context, stream *connect.BidiStream[wher
 		return part{m.GetStdin(), m.GetResize(), m.GetSignal(), m.GetCloseStdin()}, nil
 	})
 	defer stop()
-	o := AttachOptions{Ref: start.Container, Logs: start.Logs, Start: start.Start, Resize: in.resize, Signals: in.signals}
+	o := AttachOptions{Ref: start.Container, Logs: start.Logs, Start: start.Start, Size: start.Size, Resize: in.resize, Signals: in.signals}
 	if start.Stdin {
 		o.Stdin = in.stdin
 	}
@@ -193,7 +190,7 @@ func (c *containers) Exec(ctx context.Context, stream *connect.BidiStream[wherry
 	if start == nil || start.Container == "" || len(start.Command) == 0 {
 		return invalid("the first message must name the container and the command")
 	}
-	in, stop := pump(ctx, start.Size, func() (part, error) {
+	in, stop := pump(ctx, func() (part, error) {
 		m, err := stream.Receive()
 		if err != nil {
 			return part{}, err

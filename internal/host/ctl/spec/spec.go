@@ -243,8 +243,8 @@ func parseNetwork(text string) (*wherryv1.NetworkAttachment, error) {
 		return nil, fmt.Errorf("--network %s: sharing another container's network is not supported", text)
 	}
 	if !strings.Contains(text, "=") {
-		if text == "default" || text == "bridge" {
-			text = "" // the default network
+		if text == "default" {
+			text = "bridge" // as the default network is called
 		}
 		return &wherryv1.NetworkAttachment{Network: text}, nil
 	}

@@ -1,0 +1,375 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/docker/go-units"
+	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
+	"wherry.example/wherry/internal/host/known"
+)
+
+// ListMachines prints the machines that are known.
+func (c *CLI) ListMachines(store *known.Store) error {
+	list, current, err := store.List()
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		type row struct {
+			known.Machine
+			Current bool `json:"current"`
+		}
+		rows := []row{}
+		for _, m := range list {
+			rows = append(rows, row{m, m.Name == current})
+		}
+		return c.printJSON(rows)
+	}
+	var rows [][]string
+	for _, m := range list {
+		mark := ""
+		if m.Name == current {
+			mark = "*"
+		}
+		rows = append(rows, []string{mark, m.Name, m.Address, m.Fingerprint})
+	}
+	return table(c.Out, "\tMACHINE\tADDRESS\tKEY", rows)
+}
+
+// WhoAmI prints how the machine sees the user.
+func (c *CLI) WhoAmI(ctx context.Context) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := unary(ctx, api.Machine.WhoAmI, &wherryv1.WhoAmIRequest{})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printMessage(res)
+	}
+	fmt.Fprintf(c.Out, "%s  %s  role %s\n", res.Fingerprint, res.Comment, res.Role)
+	return nil
+}
+
+// MachineLog prints the machine's own log, or its kernel's.
+func (c *CLI) MachineLog(ctx context.Context, follow, kernel bool, tail uint32) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	req := &wherryv1.StreamLogRequest{Follow: follow, Kernel: kernel, Tail: tail}
+	return serverStream(ctx, api.Machine.StreamLog, req, func(l *wherryv1.LogLine) error {
+		if c.JSON {
+			return c.printLine(l)
+		}
+		return write(c.Out, fmt.Appendf(nil, "%s %s\n", l.Time.AsTime().Local().Format("2006-01-02T15:04:05.000"), l.Text))
+	})
+}
+
+// ShowConfig prints the configuration that the machine follows.
+func (c *CLI) ShowConfig(ctx context.Context) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := unary(ctx, api.Machine.GetConfig, &wherryv1.GetConfigRequest{})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printMessage(res)
+	}
+	fmt.Fprintf(c.Out, "# source: %s\n%s", res.Source, res.Document)
+	return nil
+}
+
+// ApplyConfig gives the machine a configuration, or with dryRun only shows
+// what it would change.
+func (c *CLI) ApplyConfig(ctx context.Context, path string, dryRun bool) error {
+	document, err := c.readDocument(path)
+	if err != nil {
+		return err
+	}
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := unary(ctx, api.Machine.ApplyConfig, &wherryv1.ApplyConfigRequest{Document: string(document), DryRun: dryRun})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printMessage(res)
+	}
+	for _, p := range res.Problems {
+		c.notef("%s", problemLine(path, p))
+	}
+	for _, x := range res.Changes {
+		fmt.Fprintf(c.Out, "%s: %s -> %s\n", x.Path, orNone(x.Before), orNone(x.After))
+	}
+	if len(res.Changes) == 0 {
+		c.notef("nothing changes")
+	}
+	return nil
+}
+
+func (c *CLI) readDocument(path string) ([]byte, error) {
+	in := c.In
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the configuration: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, config.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	if len(data) > config.MaxBytes {
+		return nil, fmt.Errorf("the configuration %s is longer than %d bytes", path, config.MaxBytes)
+	}
+	return data, nil
+}
+
+func problemLine(file string, p *wherryv1.ConfigProblem) string {
+	place := file
+	if p.Line > 0 {
+		place = fmt.Sprintf("%s:%d", file, p.Line)
+	}
+	if p.Path != "" {
+		place += ": " + p.Path
+	}
+	return place + ": " + p.Message
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "(none)"
+	}
+	return s
+}
+
+const restartPoll = 500 * time.Millisecond
+
+// Reboot restarts the machine and, with wait, returns when it answers again.
+func (c *CLI) Reboot(ctx context.Context, wait bool, timeout time.Duration) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := unary(ctx, api.Machine.GetStatus, &wherryv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	if _, err := unary(ctx, api.Machine.Reboot, &wherryv1.RebootRequest{}); err != nil {
+		return err
+	}
+	if !wait {
+		return nil
+	}
+	c.notef("machine %s is rebooting", c.machine.Name)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if err := c.awaitReboot(ctx, before); err != nil {
+		return fmt.Errorf("machine %s did not come back within %v: %w", c.machine.Name, timeout, err)
+	}
+	c.notef("machine %s is back after %.1f s", c.machine.Name, time.Since(began).Seconds())
+	return nil
+}
+
+// awaitReboot asks until the machine answers with a later boot.
+func (c *CLI) awaitReboot(ctx context.Context, before *wherryv1.GetStatusResponse) error {
+	began := time.Now()
+	last := errors.New("it did not go down")
+	for {
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(restartPoll):
+		}
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		api, _, err := c.Connect(try)
+		if err == nil {
+			var now *wherryv1.GetStatusResponse
+			if now, err = unary(try, api.Machine.GetStatus, &wherryv1.GetStatusRequest{}); err == nil {
+				// Without a reboot the machine is up for as much longer as has passed here.
+				if uptime(now)+time.Second < uptime(before)+time.Since(began) {
+					api.Close()
+					cancel()
+					return nil
+				}
+			}
+			api.Close()
+		}
+		cancel()
+		if err != nil {
+			last = err
+		}
+	}
+}
+
+func uptime(s *wherryv1.GetStatusResponse) time.Duration {
+	return s.Now.AsTime().Sub(s.BootedAt.AsTime())
+}
+
+// PowerOff switches the machine off.
+func (c *CLI) PowerOff(ctx context.Context) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = unary(ctx, api.Machine.PowerOff, &wherryv1.PowerOffRequest{})
+	return err
+}
+
+// Version prints the versions of this program and, where one answers, of the machine.
+func (c *CLI) Version(ctx context.Context, own string) error {
+	type versions struct {
+		Client  string `json:"client"`
+		Machine string `json:"machine,omitempty"`
+		Name    string `json:"name,omitempty"`
+		API     string `json:"api,omitempty"`
+		Error   string `json:"error,omitempty"`
+	}
+	v := versions{Client: own}
+	api, err := c.API(ctx)
+	if err == nil {
+		var res *wherryv1.GetVersionResponse
+		if res, err = unary(ctx, api.Machine.GetVersion, &wherryv1.GetVersionRequest{}); err == nil {
+			v.Machine, v.API, v.Name = res.Version, res.Api, c.machine.Name
+		}
+	}
+	if err != nil {
+		v.Error = err.Error()
+	}
+	if c.JSON {
+		return c.printJSON(v)
+	}
+	fmt.Fprintf(c.Out, "wherry %s\n", v.Client)
+	switch {
+	case err == nil:
+		fmt.Fprintf(c.Out, "machine %s: %s (API %s)\n", v.Name, v.Machine, v.API)
+	case !errors.Is(err, known.ErrNone):
+		fmt.Fprintf(c.Out, "machine: %v\n", err)
+	}
+	return nil
+}
+
+// Status prints one screen about the machine.
+func (c *CLI) Status(ctx context.Context) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := unary(ctx, api.Machine.GetStatus, &wherryv1.GetStatusRequest{})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printMessage(s)
+	}
+	list, err := unary(ctx, api.Containers.ListContainers, &wherryv1.ListContainersRequest{All: true})
+	if err != nil {
+		if codeOf(err) == connect.CodePermissionDenied {
+			return err
+		}
+		c.notef("the containers cannot be listed: %v", err)
+	}
+	fmt.Fprint(c.Out, c.statusScreen(s, list.GetContainers()))
+	return nil
+}
+
+const maxStatusContainers = 12
+
+func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Container) string {
+	var rows [][]string
+	row := func(name, format string, args ...any) {
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
+	}
+	up := s.Now.AsTime().Sub(s.BootedAt.AsTime())
+	row("Machine", "%s  %s", s.Name, s.Fingerprint)
+	row("Release", "wherry %s, Linux %s, %s", s.Version, s.Kernel, s.Architecture)
+	row("Up", "%s (load %.2f, %d CPUs)", units.HumanDuration(up), s.Load1, s.Cpus)
+	row("Time", "%s, %s", s.Now.AsTime().Local().Format(time.DateTime), timeSource(s))
+	row("Memory", "%s of %s used", binarySize(s.Memory.GetTotalBytes()-min(s.Memory.GetAvailableBytes(), s.Memory.GetTotalBytes())), binarySize(s.Memory.GetTotalBytes()))
+	row("State", "%s", stateLine(s.State))
+	for _, d := range s.Disks {
+		holds := ""
+		if d.HoldsState {
+			holds = ", holds the state"
+		}
+		row("Disk", "%s %s: %s%s", d.Name, size(d.Bytes), orNone(d.Content), holds)
+	}
+	for _, l := range s.Links {
+		row("Link", "%s %s %s (%s)", l.Name, map[bool]string{true: "up", false: "down"}[l.Up], strings.Join(l.Addresses, " "), orNone(l.Method))
+	}
+	if len(s.Nameservers) > 0 {
+		row("Name servers", "%s", strings.Join(s.Nameservers, " "))
+	}
+	row("Containers", "%d running, %d stopped, %d unhealthy", s.Containers.GetRunning(), s.Containers.GetStopped(), s.Containers.GetUnhealthy())
+	for i, x := range list {
+		if i == maxStatusContainers {
+			row("", "and %d more: wherry ps -a", len(list)-i)
+			break
+		}
+		row("", "%s  %s  %s", x.Name, x.Image, c.statusLine(x.State))
+	}
+	for _, sub := range s.Subsystems {
+		if !sub.Ready || sub.Message != "" {
+			row("Subsystem", "%s %s %s", sub.Name, map[bool]string{true: "ready", false: "NOT READY"}[sub.Ready], sub.Message)
+		}
+	}
+	row("Health", "%s", healthLine(s))
+	var b strings.Builder
+	_ = table(&b, "", rows) // a strings.Builder takes everything
+	return strings.TrimLeft(b.String(), "\n")
+}
+
+func timeSource(s *wherryv1.GetStatusResponse) string {
+	if s.TimeSynchronised {
+		return "synchronised with " + s.TimeSource
+	}
+	return "not synchronised"
+}
+
+func stateLine(s *wherryv1.StateInfo) string {
+	used := s.GetTotalBytes() - min(s.GetFreeBytes(), s.GetTotalBytes())
+	space := fmt.Sprintf("%s of %s used", size(used), size(s.GetTotalBytes()))
+	if !s.GetPersistent() {
+		return "IN MEMORY, gone at power-off; " + space
+	}
+	return fmt.Sprintf("%s on %s, %s", s.Filesystem, s.Device, space)
+}
+
+// healthLine sums up what needs somebody's attention.
+func healthLine(s *wherryv1.GetStatusResponse) string {
+	var bad []string
+	for _, sub := range s.Subsystems {
+		if !sub.Ready {
+			bad = append(bad, sub.Name+" is not ready")
+		}
+	}
+	if n := s.Containers.GetUnhealthy(); n > 0 {
+		bad = append(bad, fmt.Sprintf("%d unhealthy containers", n))
+	}
+	if len(bad) == 0 {
+		return "good"
+	}
+	return strings.Join(bad, ", ")
+}

@@ -57,7 +57,10 @@ func registerClientPlugin() {
 // shims send their events there.
 func startContainerd(ctx context.Context, o Options) (*server.Server, *client.Client, error) {
 	inMemory.once.Do(registerClientPlugin)
-	if err := clog.SetLevel("error"); err != nil {
+	if err := clog.SetLevel("fatal"); err != nil {
+		return nil, nil, err
+	}
+	if err := showShim(o.Shim); err != nil {
 		return nil, nil, err
 	}
 	cfg := containerdConfig(o)

@@ -97,6 +97,7 @@ func (e *Engine) handleEnd(c *container, r *run, how end) {
 	c.exits++
 	c.wakeLocked()
 	c.mu.Unlock()
+	r.code = how.code
 	close(r.done)
 	c.unlock()
 	e.tellEnd(c, how)

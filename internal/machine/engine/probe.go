@@ -22,9 +22,8 @@ import (
 // probeShims asks every shim that outlived the last life of this process
 // whether its task has ended. It has to happen before containerd starts: that
 // deletes ended tasks while it loads, and their exit codes with them.
-func (e *Engine) probeShims(ctx context.Context) map[string]end {
-	found := map[string]end{}
-	var mu sync.Mutex
+func (e *Engine) probeShims(ctx context.Context) *foundEnds {
+	found := &foundEnds{}
 	var all sync.WaitGroup
 	limit := make(chan struct{}, 8)
 	for _, ns := range []string{userNamespace, systemNamespace} {
@@ -36,9 +35,7 @@ func (e *Engine) probeShims(ctx context.Context) map[string]end {
 				defer func() { <-limit }()
 				how, ended := probeShim(namespaces.WithNamespace(ctx, ns), filepath.Join(dir, d.Name()), d.Name())
 				if ended {
-					mu.Lock()
-					found[d.Name()] = how
-					mu.Unlock()
+					found.add(d.Name(), how)
 				}
 			})
 		}
@@ -85,4 +82,26 @@ func shimAddress(bundle string) (string, bool) {
 		return "", false
 	}
 	return strings.CutPrefix(p.Address, "unix://")
+}
+
+// foundEnds are the ends that happened while this process was away.
+type foundEnds struct {
+	mu   sync.Mutex
+	ends map[string]end
+}
+
+func (f *foundEnds) add(id string, how end) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ends == nil {
+		f.ends = map[string]end{}
+	}
+	f.ends[id] = how
+}
+
+func (f *foundEnds) get(id string) (end, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	how, ok := f.ends[id]
+	return how, ok
 }

@@ -31,7 +31,7 @@ func readBootID() string {
 
 // reconcile brings records and reality together. found is what the shims said
 // before containerd started.
-func (e *Engine) reconcile(ctx context.Context, found map[string]end) error {
+func (e *Engine) reconcile(ctx context.Context, found *foundEnds) error {
 	dir := filepath.Join(e.opts.Root, "containers")
 	records, strays, err := loadRecords(dir)
 	if err != nil {
@@ -95,7 +95,7 @@ func (e *Engine) runningIDs() []string {
 }
 
 // settle decides what becomes of one record.
-func (e *Engine) settle(ctx context.Context, c *container, found map[string]end) {
+func (e *Engine) settle(ctx context.Context, c *container, found *foundEnds) {
 	rec := c.record()
 	t, err := e.loadTask(ctx, c)
 	e.logFailure("find the task of a container", c.id, err)
@@ -118,7 +118,7 @@ func (e *Engine) settle(ctx context.Context, c *container, found map[string]end)
 			}
 		}
 		if err == nil && st.Status == client.Stopped {
-			found[c.id] = end{code: int(st.ExitStatus), at: st.ExitTime}
+			found.add(c.id, end{code: int(st.ExitStatus), at: st.ExitTime})
 		}
 		e.killTask(ctx, c, t)
 	}
@@ -129,13 +129,9 @@ func (e *Engine) settle(ctx context.Context, c *container, found map[string]end)
 	e.tidy(ctx, c)
 }
 
-var foundMu sync.Mutex
-
 // endOf is the end that was found, or what can be said without one.
-func (e *Engine) endOf(c *container, found map[string]end) (end, bool) {
-	foundMu.Lock()
-	defer foundMu.Unlock()
-	if how, ok := found[c.id]; ok {
+func (e *Engine) endOf(c *container, found *foundEnds) (end, bool) {
+	if how, ok := found.get(c.id); ok {
 		return how, true
 	}
 	how := end{code: unknownExit, at: time.Now(), note: "it ended while the engine did not run; its exit code is lost"}
@@ -212,6 +208,7 @@ func (e *Engine) readopt(ctx context.Context, c *container, t client.Task) error
 		}
 		rec.WantRunning = rec.WantRunning || !rec.State.StoppedByUser
 	})
+	e.adoptExecs(c, r)
 	if rec.State.StoppedByUser { // a stop was cut short
 		e.work.Go(func() { e.logFailure("finish a stop", c.id, e.endRun(e.life, c, "", nil)) })
 	}

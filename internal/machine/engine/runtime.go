@@ -6,7 +6,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -25,6 +27,20 @@ import (
 // docs/decisions/0003-engine.md.
 
 const runtimeName = "io.containerd.runc.v2"
+
+// showShim puts the shim's directory into PATH, where containerd looks for it
+// by its runtime's name. An absolute path instead would make it ask the shim
+// for its abilities at every start, which costs one more process.
+func showShim(shim string) error {
+	if filepath.Base(shim) != "containerd-shim-runc-v2" {
+		return fmt.Errorf("the shim %s has to be called containerd-shim-runc-v2", shim)
+	}
+	dir := filepath.Dir(shim)
+	if slices.Contains(filepath.SplitList(os.Getenv("PATH")), dir) {
+		return nil
+	}
+	return os.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+}
 
 // taskContext is the context of calls about containers and tasks.
 func (c *container) taskContext(ctx context.Context) context.Context {
@@ -62,7 +78,7 @@ func (e *Engine) newTask(ctx context.Context, c *container, spec *specs.Spec, io
 	if err != nil {
 		return nil, err
 	}
-	return loaded.NewTask(ctx, func(string) (cio.IO, error) { return io, nil }, client.WithRuntimePath(e.opts.Shim))
+	return loaded.NewTask(ctx, func(string) (cio.IO, error) { return io, nil })
 }
 
 // loadTask finds the task of an earlier life of this process; nil when there is none.

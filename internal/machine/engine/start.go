@@ -5,12 +5,12 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
@@ -28,6 +28,7 @@ type run struct {
 	stdio *stdio
 	began time.Time
 	done  chan struct{} // closes when the end is recorded
+	code  int           // of the exit, once done is closed
 	stop  context.CancelFunc
 }
 
@@ -91,7 +92,7 @@ func (e *Engine) startFailed(c *container, err error, byUser bool) error {
 		code = 125
 		err = &Error{Kind: KindOf(err), ExitCode: code, Err: err}
 	}
-	how := end{code: code, at: time.Now(), note: truncate(err.Error(), 4096), neverRan: true}
+	how := end{code: code, at: time.Now(), note: truncate(validText([]byte(err.Error())), 4096), neverRan: true}
 	if !byUser {
 		e.log.Warn("engine: restart of a container did not work", "name", c.record().Name, "err", err)
 		e.follow(c, e.conclude(c, how))
@@ -188,7 +189,7 @@ func (e *Engine) adopt(c *container, r *run, also func(*record)) {
 	ctx, cancel := context.WithCancel(e.life)
 	r.stop = cancel
 	c.mu.Lock()
-	c.run = r
+	c.run, c.last = r, r
 	c.mu.Unlock()
 	err := c.change(func(rec *record) {
 		rec.State.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING
@@ -269,4 +270,5 @@ func truncate(s string, n int) string {
 	return s
 }
 
-var errNotRunning = errors.New("not running")
+// validText makes bytes of a container fit for a message.
+func validText(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }

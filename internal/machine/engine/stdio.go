@@ -200,6 +200,15 @@ func (s *stdio) interruptStdin() {
 	}
 }
 
+// resumeStdin lets the next writer write.
+func (s *stdio) resumeStdin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stdin != nil {
+		s.stdin.SetWriteDeadline(time.Time{})
+	}
+}
+
 // close ends everything and removes the FIFOs.
 func (s *stdio) close() {
 	s.closeStdin()

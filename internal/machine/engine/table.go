@@ -26,6 +26,7 @@ type container struct {
 	mu      sync.Mutex
 	rec     record
 	run     *run          // of the running task
+	last    *run          // that one, or the one before
 	changed chan struct{} // closed and replaced at each change
 	exits   uint64        // ends seen by this process
 	gone    bool          // removed
@@ -65,6 +66,16 @@ func (c *container) change(f func(r *record)) error {
 	err := next.save(c.dir)
 	c.wakeLocked()
 	return err
+}
+
+// note alters what is worth nothing after a crash: it is not written.
+func (c *container) note(f func(r *record)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.rec.clone()
+	f(&next)
+	c.rec = next
+	c.wakeLocked()
 }
 
 func (c *container) wakeLocked() {

@@ -33,7 +33,7 @@ func main() {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
 		fmt.Println("ready")
-		select {}
+		time.Sleep(time.Hour)
 	case "lines": // lines N PAUSEms
 		for i := range number(1) {
 			fmt.Println("line", i)

@@ -9,11 +9,11 @@
 set -eu
 
 run='qemu-system-x86 qemu-utils squashfs-tools gcc libc6-dev libseccomp-dev ca-certificates'
-test="$run xfsprogs docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client"
+test="$run xfsprogs docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2"
 
 case ${1:-} in
 run) packages=$run commands='go qemu-system-x86_64 qemu-img mksquashfs gcc' ;;
-test) packages=$test commands='go qemu-system-x86_64 qemu-img mksquashfs gcc mkfs.xfs docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent' ;;
+test) packages=$test commands='go qemu-system-x86_64 qemu-img mksquashfs gcc mkfs.xfs docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip' ;;
 *)
 	echo "usage: $0 run|test" >&2
 	exit 2

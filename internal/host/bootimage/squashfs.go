@@ -79,7 +79,9 @@ func squashfsVersion(ctx context.Context) (string, error) {
 func pack(ctx context.Context, tar *bytes.Buffer, file string) error {
 	tmp := file + ".tmp"
 	defer os.Remove(tmp)
-	args := slices.Concat([]string{"-", tmp}, fixed, compression, []string{"-mkfs-time", fmt.Sprint(rootfs.Epoch.Unix())})
+	epoch := fmt.Sprint(rootfs.Epoch.Unix())
+	// -all-time too: the tar file cannot tell the time of the root directory itself.
+	args := slices.Concat([]string{"-", tmp}, fixed, compression, []string{"-mkfs-time", epoch, "-all-time", epoch})
 	cmd := exec.CommandContext(ctx, "mksquashfs", args...)
 	cmd.Env = environmentWithout("SOURCE_DATE_EPOCH")
 	cmd.Stdin = bufio.NewReader(tar)

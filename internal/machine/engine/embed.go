@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"path/filepath"
 	"sync"
 
@@ -16,9 +18,9 @@ import (
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/containerd/v2/version"
-	clog "github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
+	"github.com/sirupsen/logrus"
 )
 
 // disabled are plugins that our builtins pull in and nobody here uses.
@@ -57,9 +59,7 @@ func registerClientPlugin() {
 // shims send their events there.
 func startContainerd(ctx context.Context, o Options) (*server.Server, *client.Client, error) {
 	inMemory.once.Do(registerClientPlugin)
-	if err := clog.SetLevel("fatal"); err != nil {
-		return nil, nil, err
-	}
+	quietContainerd(o.Log)
 	if err := showShim(o.Shim); err != nil {
 		return nil, nil, err
 	}
@@ -88,6 +88,24 @@ func startContainerd(ctx context.Context, o Options) (*server.Server, *client.Cl
 		s.Stop()
 		return nil, nil, errors.New("a plugin that the client needs did not load")
 	}
+}
+
+// quietContainerd sends containerd's own log to ours, at debug level: what
+// matters comes back as errors of our calls, and some of its errors are told at
+// every normal end of a container.
+func quietContainerd(log *slog.Logger) {
+	logrus.SetOutput(io.Discard)
+	logrus.SetLevel(logrus.ErrorLevel)
+	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
+	logrus.AddHook(logHook{log})
+}
+
+type logHook struct{ log *slog.Logger }
+
+func (logHook) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel} }
+func (h logHook) Fire(e *logrus.Entry) error {
+	h.log.Debug("containerd: "+e.Message, "err", e.Data[logrus.ErrorKey], "id", e.Data["id"])
+	return nil
 }
 
 func containerdConfig(o Options) *srvconfig.Config {

@@ -39,6 +39,10 @@ func main() {
 			fmt.Println("line", i)
 			time.Sleep(time.Duration(number(2)) * time.Millisecond)
 		}
+	case "later": // later MS CODE
+		time.Sleep(time.Duration(number(1)) * time.Millisecond)
+		fmt.Println("it is late")
+		os.Exit(number(2))
 	case "both":
 		fmt.Println("to out")
 		fmt.Fprintln(os.Stderr, "to err")

@@ -16,9 +16,9 @@ import (
 
 // Levels as the kernel numbers them.
 const (
-	levelErr    = 3
-	levelNotice = 5
-	levelInfo   = 6
+	levelErr   = 3
+	levelInfo  = 6
+	levelDebug = 7
 )
 
 // facilityDaemon marks lines as a program's, not the kernel's.
@@ -49,11 +49,12 @@ func Open(device, prefix string, debug bool) (*Log, error) {
 // Errorf writes what went wrong.
 func (l *Log) Errorf(format string, args ...any) { l.write(levelErr, format, args) }
 
-// Noticef writes what a person should see on a console that is told to be quiet.
-func (l *Log) Noticef(format string, args ...any) { l.write(levelNotice, format, args) }
-
 // Infof writes what happens.
 func (l *Log) Infof(format string, args ...any) { l.write(levelInfo, format, args) }
+
+// Recordf writes what the consoles need not show, because it is shown there in
+// another way.
+func (l *Log) Recordf(format string, args ...any) { l.write(levelDebug, format, args) }
 
 // Debugf writes what helps to find out why.
 func (l *Log) Debugf(format string, args ...any) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/internal/linux/module"
+	"wherry.example/wherry/internal/linux/random"
 	"wherry.example/wherry/internal/linux/uevent"
 )
 
@@ -53,7 +55,7 @@ func (m *machine) coldplug() {
 		m.settled()
 		return
 	}
-	soon, later := split(aliases("/sys"))
+	soon, later := split(aliases("/sys"), random.Ready())
 	m.load(l, soon)
 	if !anyDisk("/sys") {
 		m.load(l, later)
@@ -62,6 +64,7 @@ func (m *machine) coldplug() {
 	}
 	go func() {
 		defer m.survive("modules for the hardware")
+		defer debug.FreeOSMemory()
 		defer m.settled()
 		// The thread is not given back: it ends with the goroutine, and its priority with it.
 		runtime.LockOSThread()
@@ -77,9 +80,9 @@ func (m *machine) settled() {
 }
 
 // split takes apart what wherryd needs at once and what can wait.
-func split(aliases []string) (soon, later []string) {
+func split(aliases []string, entropy bool) (soon, later []string) {
 	for _, a := range aliases {
-		if urgent(a) {
+		if urgent(a) || !entropy && strings.HasPrefix(a, "virtio:d00000004v") {
 			soon = append(soon, a)
 		} else {
 			later = append(later, a)
@@ -88,7 +91,8 @@ func split(aliases []string) (soon, later []string) {
 	return soon, later
 }
 
-// urgent are the devices of hypervisors, network adapters, and the firmware's configuration.
+// urgent are the network adapters and disks of hypervisors, other network
+// adapters, and the configuration that QEMU hands over.
 func urgent(alias string) bool {
 	for _, p := range []string{"virtio:d00000001v", "virtio:d00000002v", "virtio:d00000008v", "vmbus:", "xen:", "acpi:QEMU0002:"} {
 		if strings.HasPrefix(alias, p) {
@@ -152,44 +156,33 @@ func wanted(match func(string) []string, aliases []string) []string {
 	return out
 }
 
-// load loads the modules for some devices.
+// load loads the modules for some devices, side by side as far as there are
+// CPUs: much of the work (signature, relocation, probing) is done in the
+// process that asks. Each failure is a line of the log and no reason to stop.
 func (m *machine) load(l *module.Loader, aliases []string) {
 	names := wanted(l.Match, aliases)
 	m.log.Debugf("modules for the hardware: %s", strings.Join(names, " "))
-	if err := m.loadAll(l, names); err != nil {
-		m.log.Errorf("modules for the hardware: %v", err)
-	}
-}
-
-// loadAll loads modules side by side, as far as there are CPUs: much of the
-// work (signature, relocation, probing) is done in the loading process.
-func (m *machine) loadAll(l *module.Loader, names []string) error {
 	todo := make(chan string, len(names))
 	for _, n := range names {
 		todo <- n
 	}
 	close(todo)
-	var (
-		wg   sync.WaitGroup
-		mu   sync.Mutex
-		errs []error
-	)
 	work := func() {
+		defer m.survive("load modules")
 		for n := range todo {
 			begun := time.Now()
-			err := l.Load(n)
+			if err := l.Load(n); err != nil {
+				m.log.Errorf("modules for the hardware: %v", err)
+			}
 			m.log.Debugf("module %s: %s", n, time.Since(begun).Round(time.Microsecond))
-			mu.Lock()
-			errs = append(errs, err)
-			mu.Unlock()
 		}
 	}
+	var others sync.WaitGroup
 	for range min(runtime.NumCPU(), len(names)) - 1 {
-		wg.Go(func() { defer m.survive("load modules"); work() })
+		others.Go(work)
 	}
 	work()
-	wg.Wait()
-	return errors.Join(errs...)
+	others.Wait()
 }
 
 // hotplug does the same for devices that appear later.

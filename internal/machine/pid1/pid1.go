@@ -150,7 +150,7 @@ func (m *machine) report(e supervise.Event) {
 	case supervise.Started, supervise.Stopped:
 		m.log.Infof("%s", e)
 	case supervise.Stopping:
-		m.log.Noticef("%s", e)
+		m.notice("%s", e)
 	default:
 		m.log.Errorf("%s", e)
 	}
@@ -175,10 +175,20 @@ func (m *machine) listen(signals <-chan os.Signal) error {
 // neither changes it nor begins the end anew.
 func (m *machine) request(end power.End, why string) {
 	m.goodbye.Do(func() {
-		m.log.Noticef("%s (%s)", end, why)
+		m.notice("%s (%s)", end, why)
 		m.ends <- end
 	})
 }
+
+// notice tells whoever looks at a console what the machine is about to do,
+// even if the kernel was told to be quiet there.
+func (m *machine) notice(format string, args ...any) {
+	m.log.Recordf(format, args...)
+	show("wherry: " + fmt.Sprintf(format, args...) + "\n")
+}
+
+// show writes to all consoles.
+func show(text string) { tty.Consoles{Devices: tty.Active("/sys")}.Write([]byte(text)) }
 
 func (m *machine) button() error {
 	b, err := power.OpenButton()
@@ -196,9 +206,8 @@ func (m *machine) button() error {
 
 // fail says why there is no machine, and what to do, and ends the run.
 func (m *machine) fail(err error) {
-	text := fmt.Sprintf("\nwherry: boot failed: %v\n%s\n", err, m.flags.onFail.sentence())
-	m.log.Errorf("boot failed: %v", err)
-	tty.Consoles{Devices: tty.Active("/sys")}.Write([]byte(text))
+	m.log.Recordf("boot failed: %v", err)
+	show(fmt.Sprintf("\nwherry: boot failed: %v\n%s\n", err, m.flags.onFail.sentence()))
 	if m.flags.onFail == onFailHalt {
 		m.forever()
 	}

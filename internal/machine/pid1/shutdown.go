@@ -38,7 +38,7 @@ func (m *machine) shutdown(end power.End) {
 	m.stopAll()
 	m.unmountAll()
 	within(syncGrace, unix.Sync)
-	m.log.Noticef("%s", end)
+	m.notice("%s", end)
 	m.finish(end)
 }
 
@@ -58,7 +58,7 @@ func (m *machine) stopAll() {
 		if len(left) == 0 {
 			return
 		}
-		m.log.Noticef("%s to %s", unix.SignalName(way.signal), describe(left))
+		m.notice("%s to %s", unix.SignalName(way.signal), describe(left))
 		unix.Kill(-1, way.signal)
 		until(way.grace, func() bool { return len(process.Alive()) == 0 })
 	}

@@ -9,9 +9,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -324,6 +329,64 @@ func TestHealth(t *testing.T) {
 	if w.Counts().Unhealthy != 1 {
 		t.Error("the counts show no unhealthy container")
 	}
+}
+
+// TestMany is the load that a machine normally has, on a smaller scale.
+func TestMany(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	w := newWorld(t)
+	n := 50
+	if v, err := strconv.Atoi(os.Getenv("WHERRY_ENGINE_MANY")); err == nil {
+		n = v
+	}
+	began := time.Now()
+	lap := func(what string) {
+		var ru unix.Rusage
+		w.must(unix.Getrusage(unix.RUSAGE_SELF, &ru))
+		var kids unix.Rusage
+		w.must(unix.Getrusage(unix.RUSAGE_CHILDREN, &kids))
+		t.Logf("%s of %d took %v; CPU so far: engine %v, its children %v", what, n, time.Since(began).Round(time.Millisecond),
+			time.Duration(ru.Utime.Nano()+ru.Stime.Nano()).Round(time.Millisecond), time.Duration(kids.Utime.Nano()+kids.Stime.Nano()).Round(time.Millisecond))
+		began = time.Now()
+	}
+	lap("beginning")
+	var ids []string
+	for range n {
+		ids = append(ids, w.create("sleep"))
+	}
+	lap("create")
+	var all sync.WaitGroup
+	for _, id := range ids {
+		all.Go(func() {
+			if err := w.Start(context.Background(), id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	lap("start")
+	if list, err := w.List(t.Context(), &wherryv1.ListContainersRequest{}); err != nil || len(list) != n {
+		t.Errorf("%d containers are listed: %v", len(list), err)
+	}
+	lap("list")
+	w.must(w.Stats(t.Context(), nil, true, func(s *wherryv1.StatsSample) error {
+		if len(s.Stats) != n {
+			t.Errorf("statistics of %d containers", len(s.Stats))
+		}
+		return nil
+	}))
+	lap("stats")
+	w.Shutdown(t.Context())
+	lap("stop")
+	if c := w.Counts(); c.Running != 0 || int(c.Stopped) != n {
+		t.Errorf("after the shutdown: %v", c)
+	}
+	for _, id := range ids {
+		w.must(w.Remove(t.Context(), id, false, true))
+	}
+	lap("remove")
 }
 
 func tarOf(entries ...tar.Header) *bytes.Buffer {

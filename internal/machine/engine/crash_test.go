@@ -246,6 +246,9 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 		stop.Stop()
 		c = c.restart()
+		for n := range unsure {
+			delete(running, n)
+		}
 		states := settledStates(c, running)
 		for n := range known {
 			if _, there := states[n]; !there && !unsure[n] {
@@ -259,12 +262,12 @@ func TestKilledAtRandom(t *testing.T) {
 		}
 		for n := range unsure { // learn what became of it
 			s, there := states[n]
-			known[n], running[n] = there, there && s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING
-			if !there {
-				delete(known, n)
+			delete(known, n)
+			if there {
+				known[n] = true
 			}
-			if !running[n] {
-				delete(running, n)
+			if s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING {
+				running[n] = true
 			}
 		}
 		clear(unsure)

@@ -80,7 +80,7 @@ func pack(ctx context.Context, tar *bytes.Buffer, file string) error {
 	tmp := file + ".tmp"
 	defer os.Remove(tmp)
 	epoch := fmt.Sprint(rootfs.Epoch.Unix())
-	// -all-time too: the tar file cannot tell the time of the root directory itself.
+	// The tar file cannot tell the time of the root directory, and -root-time does not reach it (4.5.1).
 	args := slices.Concat([]string{"-", tmp}, fixed, compression, []string{"-mkfs-time", epoch, "-all-time", epoch})
 	cmd := exec.CommandContext(ctx, "mksquashfs", args...)
 	cmd.Env = environmentWithout("SOURCE_DATE_EPOCH")

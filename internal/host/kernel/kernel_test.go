@@ -6,7 +6,6 @@ package kernel
 import (
 	"bytes"
 	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -19,29 +18,8 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"wherry.example/wherry/internal/host/deb"
+	"wherry.example/wherry/internal/host/kernel/kerneltest"
 )
-
-// ko builds a kernel module that has nothing but a .modinfo.
-func ko(info ...string) []byte {
-	modinfo := []byte(strings.Join(info, "\x00") + "\x00")
-	names := []byte("\x00.modinfo\x00.shstrtab\x00")
-	const headerSize, sectionSize = 64, 64
-	at := uint64(headerSize)
-	var b bytes.Buffer
-	h := elf.Header64{
-		Type: uint16(elf.ET_REL), Machine: uint16(elf.EM_X86_64), Version: 1, Ehsize: headerSize,
-		Shentsize: sectionSize, Shnum: 3, Shstrndx: 2, Shoff: at + uint64(len(modinfo)+len(names)),
-	}
-	copy(h.Ident[:], "\x7fELF\x02\x01\x01")
-	sections := []elf.Section64{{},
-		{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: at, Size: uint64(len(modinfo))},
-		{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: at + uint64(len(modinfo)), Size: uint64(len(names))},
-	}
-	for _, part := range []any{h, modinfo, names, sections} {
-		_ = binary.Write(&b, binary.LittleEndian, part)
-	}
-	return b.Bytes()
-}
 
 func xzOf(t *testing.T, b []byte) []byte {
 	t.Helper()
@@ -74,11 +52,11 @@ func tree(t *testing.T) string {
 	dir := t.TempDir()
 	files := map[string][]byte{
 		"modules.builtin":                []byte("kernel/fs/ext4/ext4.ko\nkernel/drivers/virtio/virtio-ring.ko\n"),
-		"kernel/a/failover.ko":           ko("license=GPL"),
-		"kernel/a/net-failover.ko.xz":    xzOf(t, ko("depends=failover", "name=net_failover")),
-		"kernel/b/virtio_net.ko.zst":     zstdOf(t, ko("depends=net-failover,virtio_ring", "alias=virtio:d00000001v*", "alias=net-pf-1")),
-		"kernel/c/xfs.ko":                ko("depends=", "softdep=pre: crc32c failover post: later", "alias=fs-xfs"),
-		"kernel/c/broken-dependence.ko":  ko("depends=gone"),
+		"kernel/a/failover.ko":           kerneltest.Module("license=GPL"),
+		"kernel/a/net-failover.ko.xz":    xzOf(t, kerneltest.Module("depends=failover", "name=net_failover")),
+		"kernel/b/virtio_net.ko.zst":     zstdOf(t, kerneltest.Module("depends=net-failover,virtio_ring", "alias=virtio:d00000001v*", "alias=net-pf-1")),
+		"kernel/c/xfs.ko":                kerneltest.Module("depends=", "softdep=pre: crc32c failover post: later", "alias=fs-xfs"),
+		"kernel/c/broken-dependence.ko":  kerneltest.Module("depends=gone"),
 		"kernel/c/not_elf.ko":            []byte("text"),
 		"kernel/c/no_modinfo_at_all.txt": []byte("not looked at"),
 	}

@@ -92,24 +92,34 @@ func (l *list) addBinary(ctx context.Context, b Binary) (string, error) {
 	}
 	c := cdx.Component{BOMRef: "program:" + b.Name, Type: cdx.ComponentTypeApplication, Name: b.Name}
 	c.Properties = &[]cdx.Property{{Name: "wherry:package", Value: info.Path}}
+	if strings.HasPrefix(info.Path, ours) {
+		c.Licenses = spdx("Apache-2.0")
+	}
 	l.components[c.BOMRef] = c
 	l.depend(c.BOMRef, l.addGo(info.GoVersion))
-	for _, m := range info.Deps {
-		if m.Replace != nil {
-			m = m.Replace
-		}
+	for _, m := range modules(info) {
 		ref, err := l.addModule(ctx, m)
 		if err != nil {
 			return "", err
 		}
 		l.depend(c.BOMRef, ref)
 	}
-	if !strings.HasPrefix(info.Path, ours) {
-		return c.BOMRef, nil
-	}
-	c.Licenses = spdx("Apache-2.0")
-	l.components[c.BOMRef] = c
 	return c.BOMRef, nil
+}
+
+// modules are all that a binary was linked from: the module of its main
+// package, unless that is this repository, and the others.
+func modules(info *debug.BuildInfo) []*debug.Module {
+	var out []*debug.Module
+	for _, m := range append([]*debug.Module{&info.Main}, info.Deps...) {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		if m.Path != "" && !strings.HasPrefix(m.Path, ours) {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 func (l *list) addGo(version string) string {

@@ -1,0 +1,89 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"wherry.example/wherry/internal/host/deb"
+	"wherry.example/wherry/internal/host/kernel"
+)
+
+// TestCoreIsReproducible builds the whole core edition of this checkout twice,
+// in two folders, with nothing shared but the downloaded Debian packages and
+// Go's build cache.
+func TestCoreIsReproducible(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute")
+	}
+	user, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := filepath.Join(user, "wherry")
+	if _, err := kernel.FromApt(t.Context(), cache, func(string) {}); errors.Is(err, deb.ErrNoApt) {
+		t.Skip(err)
+	}
+	if _, err := loadCertificates(t.Context(), "", cache, func(string) {}); err != nil {
+		t.Fatal(err)
+	}
+	var dirs [2]string
+	for i := range dirs {
+		o := Options{Source: cloneCheckout(t), Cache: t.TempDir()}
+		for _, shared := range []string{"kernel", "certificates"} {
+			if err := os.Symlink(filepath.Join(cache, shared), filepath.Join(o.Cache, shared)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Build(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dirs[i] = r.Dir
+	}
+	compare(t, dirs[0], dirs[1])
+}
+
+// cloneCheckout copies the files that git knows of, or would know of.
+func cloneCheckout(t *testing.T) string {
+	t.Helper()
+	source, err := findSource()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("git", "-C", source, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
+	if err != nil {
+		t.Skip("not a git checkout:", err)
+	}
+	dir := t.TempDir()
+	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+		if err := copyFile(filepath.Join(source, name), filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}

@@ -133,6 +133,9 @@ func (m *Machine) settings() (qemu.Settings, error) {
 	return s, nil
 }
 
+// Configure changes the options for the next start.
+func (m *Machine) Configure(change func(*Options)) { change(&m.options) }
+
 // VM is the machine for those who need more than this package offers.
 func (m *Machine) VM() *qemu.VM { return m.vm }
 
@@ -287,4 +290,10 @@ func repositoryRoot(t testing.TB) string {
 		}
 		dir = parent
 	}
+}
+
+// Image is the directory of the image that machines boot by default.
+func Image(t testing.TB) string {
+	t.Helper()
+	return findImage(t)
 }

@@ -130,7 +130,18 @@ func (v Veth) configure(h *netlink.Handle, pair *netlink.Veth) error {
 			return fmt.Errorf("add the default route by %s: %w", gw, err)
 		}
 	}
-	return nil
+	return v.settle(h)
+}
+
+// settle makes packets pass before the container's first instruction. The
+// kernel notices by and by that a link has come up, and until then the bridge
+// drops what the link brings; but it makes up its mind at once about a link
+// that it is asked about.
+func (v Veth) settle(h *netlink.Handle) error {
+	_, errHere := netlink.LinkByName(v.Name)
+	_, errBridge := netlink.LinkByName(v.Bridge)
+	_, errPeer := h.LinkByName(v.Peer)
+	return errors.Join(errHere, errBridge, errPeer)
 }
 
 func up(h *netlink.Handle, name string) error {

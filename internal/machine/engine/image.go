@@ -28,17 +28,29 @@ func (e *Engine) newImages() *images.Keeper {
 		Registries: func() []config.Registry { return e.settings.Load().Registries },
 		Log:        e.log,
 		UsedBy:     e.containersOf,
+		Event: func(action, id, name string) {
+			e.Publish(&wherryv1.Event{Kind: "image", Action: action, Id: id, Name: name})
+		},
 		UserAgent:  "wherry",
 	})
 }
 
-// containersOf lists the containers that were made from an image.
+// containersOf lists the containers that were made from an image; of system
+// containers it says only that there are some.
 func (e *Engine) containersOf(id digest.Digest) []string {
 	var out []string
+	system := false
 	for _, c := range e.table.all() {
-		if c.record().Image.ID == id.String() {
+		switch {
+		case c.record().Image.ID != id.String():
+		case c.system:
+			system = true
+		default:
 			out = append(out, c.id)
 		}
+	}
+	if system {
+		out = append(out, "system")
 	}
 	return out
 }

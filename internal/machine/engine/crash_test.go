@@ -46,7 +46,7 @@ type childState struct {
 }
 
 func childMain(dir string) {
-	e, err := New(context.Background(), testOptions(dir, filepath.Join(os.TempDir(), "wherry-engine-test-components")))
+	e, err := New(context.Background(), testOptions(dir, os.Getenv(prebuiltEnv)))
 	if err != nil {
 		fmt.Println(`{"Err":"` + err.Error() + `"}`)
 		return
@@ -104,7 +104,11 @@ type child struct {
 func startChild(t *testing.T, dir string) *child {
 	t.Helper()
 	c := &child{t: t, dir: dir, cmd: exec.Command("/proc/self/exe")}
-	c.cmd.Env = append(os.Environ(), childEnv+"="+dir)
+	bin, err := components()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.cmd.Env = append(os.Environ(), childEnv+"="+dir, prebuiltEnv+"="+bin)
 	c.cmd.Stderr = os.Stderr
 	c.in, _ = c.cmd.StdinPipe()
 	out, _ := c.cmd.StdoutPipe()

@@ -33,6 +33,10 @@ import (
 // /sys/fs/cgroup is cgroup v2 whatever the machine has there.
 const inNamespaceEnv = "WHERRY_ENGINE_TEST_NS"
 
+// prebuiltEnv names a directory with runc, containerd-shim-runc-v2 and probe,
+// for a machine without a Go compiler: this test also runs as a binary in a VM.
+const prebuiltEnv = "WHERRY_ENGINE_BIN"
+
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
 		childMain(dir)
@@ -61,6 +65,9 @@ var mountCgroups = sync.OnceValue(func() error {
 // components builds runc and the shim once per machine: Go's build cache makes
 // the later times quick.
 var components = sync.OnceValues(func() (dir string, err error) {
+	if given := os.Getenv(prebuiltEnv); given != "" {
+		return given, nil
+	}
 	dir = filepath.Join(os.TempDir(), "wherry-engine-test-components")
 	root, err := filepath.Abs("../../../components")
 	if err != nil {
@@ -81,14 +88,7 @@ var components = sync.OnceValues(func() (dir string, err error) {
 
 // probeImage is an image of the probe program, as docker save writes it.
 var probeImage = sync.OnceValues(func() ([]byte, error) {
-	bin := filepath.Join(os.TempDir(), fmt.Sprintf("wherry-engine-probe-%d", os.Getpid()))
-	defer os.Remove(bin)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./testdata/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-p=2")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the probe: %w\n%s", err, out)
-	}
-	program, err := os.ReadFile(bin)
+	program, err := probeProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +108,20 @@ var probeImage = sync.OnceValues(func() ([]byte, error) {
 	err = tarball.Write(name.MustParseReference("probe:1"), img, &out)
 	return out.Bytes(), err
 })
+
+func probeProgram() ([]byte, error) {
+	if given := os.Getenv(prebuiltEnv); given != "" {
+		return os.ReadFile(filepath.Join(given, "probe"))
+	}
+	bin := filepath.Join(os.TempDir(), fmt.Sprintf("wherry-engine-probe-%d", os.Getpid()))
+	defer os.Remove(bin)
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", bin, "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-p=2")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the probe: %w\n%s", err, out)
+	}
+	return os.ReadFile(bin)
+}
 
 func probeConfig(img v1.Image) *v1.ConfigFile {
 	c, err := img.ConfigFile()

@@ -43,6 +43,20 @@ func main() {
 		time.Sleep(time.Duration(number(1)) * time.Millisecond)
 		fmt.Println("it is late")
 		os.Exit(number(2))
+	case "eat": // eat MB
+		var all [][]byte
+		for range number(1) {
+			b := make([]byte, 1<<20)
+			for i := 0; i < len(b); i += 4096 {
+				b[i] = 1
+			}
+			all = append(all, b)
+		}
+		fmt.Println("ate", len(all))
+		time.Sleep(time.Duration(number(2)) * time.Millisecond)
+	case "burn": // burn MS
+		for end := time.Now().Add(time.Duration(number(1)) * time.Millisecond); time.Now().Before(end); {
+		}
 	case "both":
 		fmt.Println("to out")
 		fmt.Fprintln(os.Stderr, "to err")

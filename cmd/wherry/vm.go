@@ -85,12 +85,12 @@ func runVMStart(cmd *cobra.Command, name string, f vmStartFlags) error {
 	}
 	if info.Ready {
 		fmt.Fprintf(cmd.ErrOrStderr(), "machine %s is running already, for %s; its API: %s\n", name, units.HumanDuration(time.Since(info.Run.StartedAt)), info.API)
-		return nil
+		return rememberVM(name, info.API, info.Run.Ready.Fingerprint)
 	}
 	if err := f.apply(&info.Settings, cmd.Flags().Changed); err != nil {
 		return err
 	}
-	document, err := f.document(name)
+	document, err := f.document(cmd.Context(), name)
 	if err != nil {
 		return err
 	}
@@ -102,6 +102,9 @@ func runVMStart(cmd *cobra.Command, name string, f vmStartFlags) error {
 		return err
 	}
 	if info, err = vm.Info(); err != nil {
+		return err
+	}
+	if err := rememberVM(name, info.API, info.Run.Ready.Fingerprint); err != nil {
 		return err
 	}
 	printStarted(cmd.ErrOrStderr(), info, time.Since(began))
@@ -185,7 +188,7 @@ func parseForwards(texts []string) ([]qemu.Forward, error) {
 
 // document is the configuration that the machine is handed: the user's, with
 // the keys that let the user in, and the machine's name.
-func (f vmStartFlags) document(name string) ([]byte, error) {
+func (f vmStartFlags) document(ctx context.Context, name string) ([]byte, error) {
 	var user []byte
 	if f.configFile != "" {
 		data, err := os.ReadFile(f.configFile)
@@ -194,7 +197,7 @@ func (f vmStartFlags) document(name string) ([]byte, error) {
 		}
 		user = data
 	}
-	keys, err := vmPublicKeys()
+	keys, err := vmPublicKeys(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -351,7 +354,12 @@ func newVMRemoveCommand() *cobra.Command {
 		Short: "Remove virtual machines with their disks",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, names []string) error {
-			return eachVM(names, func(vm *qemu.VM) error { return vm.Remove(force) })
+			return eachVM(names, func(vm *qemu.VM) error {
+				if err := vm.Remove(force); err != nil {
+					return err
+				}
+				return forgetVM(vm.Name())
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "also one that runs: its power is cut")

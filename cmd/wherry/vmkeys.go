@@ -4,31 +4,44 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
+
+	"wherry.example/wherry/internal/host/known"
+	"wherry.example/wherry/internal/host/login"
 )
 
-// vmPublicKeys are the keys that a new virtual machine lets in: the user's own,
-// as the files beside the private ones tell them.
-func vmPublicKeys() ([]string, error) {
-	home, err := os.UserHomeDir()
+// vmPublicKeys are the keys that a new virtual machine lets in: all that the
+// user can log in with. Where there is none, one is made.
+func vmPublicKeys(ctx context.Context) ([]string, error) {
+	o, err := login.Default()
 	if err != nil {
-		return nil, fmt.Errorf("find your SSH keys: %w", err)
+		return nil, err
 	}
-	var keys []string
-	for _, name := range []string{"id_ed25519.pub", "id_ecdsa.pub"} {
-		data, err := os.ReadFile(filepath.Join(home, ".ssh", name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read your SSH key: %w", err)
-		}
-		keys = append(keys, strings.TrimSpace(string(data)))
+	return login.PublicKeys(ctx, o)
+}
+
+// rememberVM makes a virtual machine known: its key came over its console,
+// which nobody else can write to.
+func rememberVM(name, address, fingerprint string) error {
+	store, err := known.Default()
+	if err != nil {
+		return err
 	}
-	return keys, nil
+	if m, err := store.Get(name); err == nil && m.Address == address && m.Fingerprint == fingerprint {
+		return nil
+	}
+	return store.Add(name, address, fingerprint)
+}
+
+// forgetVM forgets a virtual machine that was removed.
+func forgetVM(name string) error {
+	store, err := known.Default()
+	if err != nil {
+		return err
+	}
+	if err := store.Remove(name); !errors.Is(err, known.ErrUnknown) {
+		return err
+	}
+	return nil
 }

@@ -40,8 +40,9 @@ type CLI struct {
 	// Published makes ports of a machine reachable where the machine alone cannot, and
 	// says where; nil: the machine's own addresses are it.
 	Published func(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) ([]string, error)
-	// BuildLocal makes an image archive of a folder with a Go program, for a machine's architecture.
-	BuildLocal func(ctx context.Context, dir, architecture string, progress io.Writer) (archive io.ReadCloser, name string, err error)
+	// BuildLocal writes an image archive of a folder with a Go program, for a
+	// machine's architecture, and returns the image's name.
+	BuildLocal func(ctx context.Context, dir, architecture string, archive io.Writer) (name string, err error)
 	// Now is the time; nil: the clock's.
 	Now func() time.Time
 

@@ -4,9 +4,11 @@
 package ctl
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -185,15 +187,28 @@ func (c *CLI) buildFolder(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	archive, name, err := c.BuildLocal(ctx, dir, status.Architecture, c.Err)
+	c.notef("building %s for %s", dir, status.Architecture)
+	r, w := io.Pipe()
+	defer r.Close()
+	var name string
+	go func() {
+		var err error
+		name, err = c.BuildLocal(ctx, dir, status.Architecture, w)
+		w.CloseWithError(err)
+	}()
+	// The first byte comes when the program is built: a broken one never troubles the machine.
+	archive := bufio.NewReader(r)
+	if _, err := archive.Peek(1); err != nil {
+		return "", fmt.Errorf("build %s: %w", dir, err)
+	}
+	images, err := c.load(ctx, archive, "loading "+dir)
 	if err != nil {
 		return "", err
 	}
-	defer archive.Close()
-	if _, err := c.load(ctx, archive, "loading "+name); err != nil {
-		return "", err
+	if len(images) > 0 && len(images[0].Names) > 0 {
+		return images[0].Names[0], nil
 	}
-	return name, nil
+	return name, nil // set before the archive ended
 }
 
 // loadOne loads an archive that holds one image.

@@ -1,0 +1,203 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/client"
+	"wherry.example/wherry/internal/host/ctl"
+	"wherry.example/wherry/internal/host/goimage"
+	"wherry.example/wherry/internal/host/known"
+	"wherry.example/wherry/internal/host/login"
+	"wherry.example/wherry/internal/host/qemu"
+)
+
+// app is the flags that every command has, and what is made of them.
+type app struct {
+	machine, identity, output string
+	signals                   *ctl.Signals
+	made                      *ctl.CLI
+}
+
+func (a *app) register(root *cobra.Command) {
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.machine, "machine", "m", os.Getenv("WHERRY_MACHINE"), "which machine: a name, or an address")
+	flags.StringVar(&a.identity, "identity", os.Getenv("WHERRY_IDENTITY"), "SSH private key to log in with")
+	flags.StringVarP(&a.output, "output", "o", "table", "table or json")
+	complete(root, "machine", func(string) []string { return machineNames() })
+	complete(root, "output", func(string) []string { return []string{"table", "json"} })
+}
+
+// complete gives a flag its values.
+func complete(cmd *cobra.Command, flag string, values func(prefix string) []string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		return values(prefix), cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err) // the flag does not exist: a mistake in this program
+	}
+}
+
+func (a *app) checkFlags() error {
+	if a.output != "table" && a.output != "json" {
+		return fmt.Errorf("-o %q: want table or json", a.output)
+	}
+	return nil
+}
+
+// cli returns the verbs, connected to the machine when they first ask.
+func (a *app) cli(cmd *cobra.Command) *ctl.CLI {
+	if a.made == nil {
+		a.made = &ctl.CLI{
+			In: cmd.InOrStdin(), Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr(), JSON: a.output == "json", Signals: a.signals,
+			Connect: func(ctx context.Context) (*client.Client, known.Machine, error) {
+				return a.connect(ctx, login.Terminal())
+			},
+			Published:  published,
+			BuildLocal: buildLocal,
+		}
+	}
+	return a.made
+}
+
+func (a *app) close() {
+	if a.made != nil {
+		a.made.Close()
+	}
+}
+
+func (a *app) connect(ctx context.Context, ask login.Asker) (*client.Client, known.Machine, error) {
+	o, err := a.login(ask)
+	if err != nil {
+		return nil, known.Machine{}, err
+	}
+	store, err := known.Default()
+	if err != nil {
+		return nil, known.Machine{}, err
+	}
+	m, err := login.Find(ctx, store, a.machine, ask)
+	if err != nil {
+		return nil, m, err
+	}
+	c, err := login.Connect(ctx, store, m, o)
+	return c, m, err
+}
+
+func (a *app) login(ask login.Asker) (login.Options, error) {
+	o, err := login.Default()
+	o.IdentityFile, o.Ask = a.identity, ask
+	return o, err
+}
+
+// explain adds what docker's users may have meant.
+func (a *app) explain(err error) string {
+	if _, size := units.RAMInBytes(a.machine); size == nil && errors.Is(err, known.ErrUnknown) {
+		return err.Error() + "\n(-m chooses the machine; a memory limit is --memory)"
+	}
+	return err.Error()
+}
+
+// names completes names of objects without asking anybody anything.
+func (a *app) names(cmd *cobra.Command, kind, prefix string) []string {
+	c := &ctl.CLI{In: cmd.InOrStdin(), Out: io.Discard, Err: io.Discard,
+		Connect: func(ctx context.Context) (*client.Client, known.Machine, error) { return a.connect(ctx, nil) }}
+	defer c.Close()
+	return c.Names(cmd.Context(), kind, prefix)
+}
+
+// completes gives a command's arguments names of a kind; only the first one when single.
+func (a *app) completes(kind string, single bool) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		if single && len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return a.names(cmd, kind, prefix), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func machineNames() []string {
+	store, err := known.Default()
+	if err != nil {
+		return nil
+	}
+	list, _, err := store.List()
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, m := range list {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+func buildLocal(ctx context.Context, dir, architecture string, w io.Writer) (string, error) {
+	r, err := goimage.Write(ctx, goimage.Options{Dir: dir, Arch: architecture}, w)
+	return r.Name, err
+}
+
+// maxForwards bounds how many ports of a range are led to a virtual machine.
+const maxForwards = 128
+
+// published leads ports of this computer to a virtual machine's, and says
+// where published ports are reached.
+func published(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) ([]string, error) {
+	host, _, err := net.SplitHostPort(m.Address)
+	if err != nil {
+		return nil, err
+	}
+	vm := vmOf(m)
+	var places []string
+	for _, p := range ports {
+		count := max(p.Count, 1)
+		if vm != nil {
+			if count > maxForwards {
+				return places, fmt.Errorf("a range of %d ports is not led to a virtual machine: at most %d", count, maxForwards)
+			}
+			for i := range count {
+				port := uint16(p.HostPort + i)
+				if _, err := vm.Forward(ctx, p.Protocol, "", port, port); err != nil {
+					return places, err
+				}
+			}
+		}
+		at := net.JoinHostPort(host, strconv.Itoa(int(p.HostPort)))
+		if count > 1 {
+			at += "-" + strconv.Itoa(int(p.HostPort+count-1))
+		}
+		if p.HostAddress != "" && vm == nil {
+			at = net.JoinHostPort(p.HostAddress, strconv.Itoa(int(p.HostPort))) + " on the machine"
+		}
+		places = append(places, fmt.Sprintf("port %d/%s is reached at %s", p.ContainerPort, cmp.Or(p.Protocol, "tcp"), at))
+	}
+	return places, nil
+}
+
+// vmOf returns the virtual machine that a known machine is; nil for others.
+func vmOf(m known.Machine) *qemu.VM {
+	store, err := qemu.DefaultStore()
+	if err != nil {
+		return nil
+	}
+	vm, err := store.Open(m.Name)
+	if err != nil {
+		return nil
+	}
+	info, err := vm.Info()
+	if err != nil || !info.Running || info.API != m.Address {
+		return nil
+	}
+	return vm
+}

@@ -5,6 +5,7 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	"github.com/insomniacslk/dhcp/iana"
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -114,20 +116,15 @@ func (c *dhcpClient) discover(ctx context.Context) (*Lease, error) {
 		return nil, err
 	}
 	defer client.Close()
-	discover, err := dhcpv4.NewDiscovery(c.mac, c.options()...)
-	if err != nil {
-		return nil, err
-	}
+	discover := c.message(dhcpv4.MessageTypeDiscover)
 	offer, err := client.SendAndRead(ctx, nclient4.DefaultServers, discover, func(p *dhcpv4.DHCPv4) bool {
 		return p.MessageType() == dhcpv4.MessageTypeOffer && usable(addr4(p.YourIPAddr)) && usable(addr4(p.ServerIdentifier()))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask for an offer: %w", err)
 	}
-	request, err := dhcpv4.NewRequestFromOffer(offer, c.options()...)
-	if err != nil {
-		return nil, err
-	}
+	request := c.message(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(offer.YourIPAddr), dhcpv4.OptServerIdentifier(offer.ServerIdentifier()))
+	request.TransactionID = offer.TransactionID
 	return c.request(ctx, client, nclient4.DefaultServers, request, offer.ServerIdentifier())
 }
 
@@ -140,11 +137,7 @@ func (c *dhcpClient) confirm(ctx context.Context, l *Lease) *Lease {
 		return l
 	}
 	defer client.Close()
-	request, err := dhcpv4.New(append(c.options(), dhcpv4.WithHwAddr(c.mac), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest),
-		dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(l.Address.Addr().AsSlice())))...)
-	if err != nil {
-		return l
-	}
+	request := c.message(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(l.Address.Addr().AsSlice()))
 	newer, err := c.request(ctx, client, nclient4.DefaultServers, request, nil)
 	switch {
 	case err == nil:
@@ -165,11 +158,8 @@ func (c *dhcpClient) renew(ctx context.Context, l *Lease, rebind bool) (*Lease, 
 		return nil, err
 	}
 	defer client.Close()
-	own := l.Address.Addr().AsSlice()
-	request, err := dhcpv4.New(append(c.options(), dhcpv4.WithHwAddr(c.mac), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), dhcpv4.WithClientIP(own))...)
-	if err != nil {
-		return nil, err
-	}
+	request := c.message(dhcpv4.MessageTypeRequest)
+	request.ClientIPAddr = l.Address.Addr().AsSlice()
 	return c.request(ctx, client, to, request, nil)
 }
 
@@ -188,18 +178,29 @@ func (c *dhcpClient) request(ctx context.Context, client *nclient4.Client, to *n
 	return newLease(answer, c.now())
 }
 
-// options are what every message says of us and asks for.
-func (c *dhcpClient) options() []dhcpv4.Modifier {
-	out := []dhcpv4.Modifier{
-		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(nclient4.MaxMessageSize)),
-		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionClasslessStaticRoute, dhcpv4.OptionRouter,
-			dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName, dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionHostName,
-			dhcpv4.OptionInterfaceMTU, dhcpv4.OptionNTPServers),
+// message makes a message with what each says of us and asks for. The
+// library's own constructors spin until the kernel's random numbers are ready,
+// which on a machine without a source of them can be long; a transaction's
+// number needs to be different from the last, not secret.
+func (c *dhcpClient) message(kind dhcpv4.MessageType, options ...dhcpv4.Option) *dhcpv4.DHCPv4 {
+	m := &dhcpv4.DHCPv4{
+		OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: c.mac,
+		ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero, GatewayIPAddr: net.IPv4zero,
+		Options: dhcpv4.Options{},
 	}
+	binary.BigEndian.PutUint32(m.TransactionID[:], rand.Uint32())
+	m.UpdateOption(dhcpv4.OptMessageType(kind))
+	m.UpdateOption(dhcpv4.OptMaxMessageSize(nclient4.MaxMessageSize))
+	m.UpdateOption(dhcpv4.OptParameterRequestList(dhcpv4.OptionSubnetMask, dhcpv4.OptionClasslessStaticRoute, dhcpv4.OptionRouter,
+		dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName, dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionHostName,
+		dhcpv4.OptionInterfaceMTU, dhcpv4.OptionNTPServers))
 	if c.name != "" {
-		out = append(out, dhcpv4.WithOption(dhcpv4.OptHostName(c.name)))
+		m.UpdateOption(dhcpv4.OptHostName(c.name))
 	}
-	return out
+	for _, o := range options {
+		m.UpdateOption(o)
+	}
+	return m
 }
 
 // open opens a raw socket, which works without an address.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/internal/linux/kmsg"
+	"wherry.example/wherry/internal/linux/uevent"
 )
 
 // boot does the tables. It returns an error only if there is no machine to go on with.
@@ -26,7 +27,13 @@ func (m *machine) boot() error {
 			return err
 		}
 	}
-	if !m.flags.noColdplug {
+	var err error
+	if m.events, err = uevent.Listen(); err != nil {
+		m.log.Errorf("%v", err)
+	}
+	if m.flags.noColdplug {
+		m.settled()
+	} else {
 		m.coldplug()
 	}
 	return nil

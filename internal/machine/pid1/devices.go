@@ -45,9 +45,10 @@ const settledFile = "/run/wherry/settled"
 const latePriority = 10
 
 // coldplug loads the modules that the hardware which is there asks for. It
-// returns when wherryd has what it needs to begin: its configuration, its links
-// and at least one disk, or every driver if there is no disk. The rest (a SATA
-// controller's six empty ports cost a third of a boot) is loaded beside wherryd.
+// returns when wherryd has what nearly every machine needs to begin: its
+// configuration, its links and a hypervisor's disk. The rest (a SATA
+// controller's six empty ports cost a third of a boot) is loaded beside
+// wherryd, which waits for settledFile only while it finds no state.
 func (m *machine) coldplug() {
 	l, err := module.Open(modules)
 	if err != nil {
@@ -56,20 +57,17 @@ func (m *machine) coldplug() {
 		return
 	}
 	soon, later := split(aliases("/sys"), random.Ready())
-	m.load(l, soon)
-	if !anyDisk("/sys") {
-		m.load(l, later)
-		m.settled()
-		return
-	}
+	m.load(l, wanted(l.Match, soon))
 	go func() {
 		defer m.survive("modules for the hardware")
+		// The index was most of this program's memory.
 		defer debug.FreeOSMemory()
 		defer m.settled()
 		// The thread is not given back: it ends with the goroutine, and its priority with it.
 		runtime.LockOSThread()
 		unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), latePriority)
-		m.load(l, later)
+		m.load(l, wanted(l.Match, later))
+		m.loadRevealed(l)
 	}()
 }
 
@@ -100,16 +98,6 @@ func urgent(alias string) bool {
 		}
 	}
 	return strings.HasPrefix(alias, "pci:") && strings.Contains(alias, "bc02")
-}
-
-// anyDisk says whether there is a block device that is not made of memory or of a file.
-func anyDisk(sysfs string) bool {
-	for _, name := range names(filepath.Join(sysfs, "class/block")) {
-		if !strings.HasPrefix(name, "loop") && !strings.HasPrefix(name, "ram") && !strings.HasPrefix(name, "zram") {
-			return true
-		}
-	}
-	return false
 }
 
 // aliases reads what the devices on all buses ask for, each once. Devices that
@@ -156,11 +144,29 @@ func wanted(match func(string) []string, aliases []string) []string {
 	return out
 }
 
-// load loads the modules for some devices, side by side as far as there are
-// CPUs: much of the work (signature, relocation, probing) is done in the
-// process that asks. Each failure is a line of the log and no reason to stop.
-func (m *machine) load(l *module.Loader, aliases []string) {
-	names := wanted(l.Match, aliases)
+// maxDepth bounds how often a driver may reveal devices that need another one
+// (controller, disk, partition table …).
+const maxDepth = 4
+
+// loadRevealed loads what the devices ask for that the drivers have found so
+// far. The listener of hotplug hears of them too; but only this tells when all
+// of it is done.
+func (m *machine) loadRevealed(l *module.Loader) {
+	var before []string
+	for range maxDepth {
+		names := wanted(l.Match, aliases("/sys"))
+		if slices.Equal(names, before) {
+			return
+		}
+		m.load(l, names)
+		before = names
+	}
+}
+
+// load loads modules side by side as far as there are CPUs: much of the work
+// (signature, relocation, probing) is done in the process that asks. Each
+// failure is a line of the log and no reason to stop.
+func (m *machine) load(l *module.Loader, names []string) {
 	m.log.Debugf("modules for the hardware: %s", strings.Join(names, " "))
 	todo := make(chan string, len(names))
 	for _, n := range names {
@@ -174,7 +180,9 @@ func (m *machine) load(l *module.Loader, aliases []string) {
 			if err := l.Load(n); err != nil {
 				m.log.Errorf("modules for the hardware: %v", err)
 			}
-			m.log.Debugf("module %s: %s", n, time.Since(begun).Round(time.Microsecond))
+			if took := time.Since(begun); took > time.Millisecond {
+				m.log.Debugf("module %s: %s", n, took.Round(time.Microsecond))
+			}
 		}
 	}
 	var others sync.WaitGroup
@@ -185,19 +193,24 @@ func (m *machine) load(l *module.Loader, aliases []string) {
 	others.Wait()
 }
 
-// hotplug does the same for devices that appear later.
+// hotplug does the same for devices that appear later. The listener is open
+// since before coldplug, so that nothing is missed in between.
 func (m *machine) hotplug() error {
-	events, err := uevent.Listen()
-	if err != nil {
-		return err
+	if m.events == nil {
+		events, err := uevent.Listen()
+		if err != nil {
+			return err
+		}
+		m.events = events
 	}
-	defer events.Close()
 	for {
-		e, err := events.Next()
+		e, err := m.events.Next()
 		switch {
 		case errors.Is(err, uevent.ErrLost):
 			m.coldplug()
 		case err != nil:
+			m.events.Close()
+			m.events = nil
 			return err
 		case e.Action == "add" && e.Vars["MODALIAS"] != "" && !m.flags.noColdplug:
 			m.plugged(e.Vars["MODALIAS"])

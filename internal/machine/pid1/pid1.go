@@ -40,6 +40,7 @@ import (
 	"wherry.example/wherry/internal/linux/power"
 	"wherry.example/wherry/internal/linux/process"
 	"wherry.example/wherry/internal/linux/tty"
+	"wherry.example/wherry/internal/linux/uevent"
 	"wherry.example/wherry/internal/machine/supervise"
 )
 
@@ -61,6 +62,7 @@ type machine struct {
 	log    *kmsg.Log
 	flags  flags
 	reaper *reaper
+	events *uevent.Listener // used by hotplug alone, once boot has opened it
 
 	ends    chan power.End // requests to end the run
 	goodbye sync.Once

@@ -121,21 +121,6 @@ func TestColdplugPlan(t *testing.T) {
 	}
 }
 
-func TestAnyDisk(t *testing.T) {
-	sys := t.TempDir()
-	for _, c := range []struct {
-		name string
-		want bool
-	}{{"loop0", false}, {"ram1", false}, {"zram0", false}, {"vda", true}} {
-		if err := os.MkdirAll(filepath.Join(sys, "class/block", c.name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if got := anyDisk(sys); got != c.want {
-			t.Errorf("with %s: %v", c.name, got)
-		}
-	}
-}
-
 // TestSurvive: a panic ends the function, not the process.
 func TestSurvive(t *testing.T) {
 	m := &machine{}

@@ -263,11 +263,18 @@ func (c *CLI) attach(ctx context.Context, start *wherryv1.AttachStart, s session
 	defer cancel()
 	start.Size = c.size(s.tty)
 	stream := api.Containers.Attach(ctx)
+	defer hangUp(stream)
 	if err := stream.Send(&wherryv1.AttachRequest{Message: &wherryv1.AttachRequest_Start{Start: start}}); err != nil {
 		_, err := stream.Receive() // says why
 		return exitFailed, apiError(ctx, err)
 	}
 	return c.interact(ctx, attachWire(stream), s)
+}
+
+// hangUp tells the machine that nobody listens any more. The end of the context
+// alone is noticed only when something is sent.
+func hangUp(stream interface{ CloseResponse() error }) {
+	_ = stream.CloseResponse() // an error means that the stream has ended already
 }
 
 // Attach joins a running container.
@@ -339,6 +346,7 @@ func (c *CLI) Exec(ctx context.Context, start *wherryv1.ExecStart, detachKeys st
 	defer cancel()
 	start.Size = c.size(start.Tty)
 	stream := api.Containers.Exec(ctx)
+	defer hangUp(stream)
 	if err := stream.Send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Start{Start: start}}); err != nil {
 		_, err := stream.Receive() // says why
 		return exitWith(1, apiError(ctx, err))

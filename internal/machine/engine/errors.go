@@ -6,8 +6,6 @@ package engine
 import (
 	"errors"
 	"fmt"
-
-	"github.com/containerd/errdefs"
 )
 
 // Kind tells callers what they can do about an error; the server maps it to a
@@ -25,32 +23,16 @@ const (
 	KindPermission         // refused by the machine's configuration
 )
 
-// Error is an error with a kind. Exit is set when a container or a command in
+// Error is an error with a kind. ExitCode is set when a container or a command in
 // it could not be started: docker's 125, 126 and 127.
 type Error struct {
-	Kind Kind
-	Exit int
-	Err  error
+	Kind     Kind
+	ExitCode int
+	Err      error
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
-
-// ExitCode is Exit for those who do not know this type.
-func (e *Error) ExitCode() int { return e.Exit }
-
-// Is makes a kind the class of error that the rest of the machine knows.
-func (e *Error) Is(target error) bool { return e.Kind != KindInternal && target == classes[e.Kind] }
-
-var classes = [...]error{
-	KindNotFound:           errdefs.ErrNotFound,
-	KindConflict:           errdefs.ErrConflict,
-	KindInvalid:            errdefs.ErrInvalidArgument,
-	KindFailedPrecondition: errdefs.ErrFailedPrecondition,
-	KindResourceExhausted:  errdefs.ErrResourceExhausted,
-	KindUnavailable:        errdefs.ErrUnavailable,
-	KindPermission:         errdefs.ErrPermissionDenied,
-}
 
 // KindOf returns the kind of the first Error in err's chain.
 func KindOf(err error) Kind {
@@ -65,7 +47,7 @@ func KindOf(err error) Kind {
 func ExitCodeOf(err error) int {
 	var e *Error
 	if errors.As(err, &e) {
-		return e.Exit
+		return e.ExitCode
 	}
 	return 0
 }

@@ -129,7 +129,7 @@ func startError(err error) error {
 	if code != 125 {
 		kind = KindInvalid
 	}
-	return &Error{Kind: kind, Exit: code, Err: fmt.Errorf("start the container: %s", strings.TrimSpace(text))}
+	return &Error{Kind: kind, ExitCode: code, Err: fmt.Errorf("start the container: %s", strings.TrimSpace(text))}
 }
 
 // passiveIO names the FIFOs to containerd; this package opens and reads them

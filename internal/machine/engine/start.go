@@ -90,7 +90,7 @@ func (e *Engine) startFailed(c *container, err error, byUser bool) error {
 	code := ExitCodeOf(err)
 	if code == 0 {
 		code = 125
-		err = &Error{Kind: KindOf(err), Exit: code, Err: err}
+		err = &Error{Kind: KindOf(err), ExitCode: code, Err: err}
 	}
 	how := end{code: code, at: time.Now(), note: truncate(validText([]byte(err.Error())), 4096), neverRan: true}
 	if !byUser {

@@ -31,7 +31,7 @@ func (e *Engine) newImages() *images.Keeper {
 		Event: func(action, id, name string) {
 			e.Publish(&wherryv1.Event{Kind: "image", Action: action, Id: id, Name: name})
 		},
-		UserAgent:  "wherry",
+		UserAgent: "wherry",
 	})
 }
 

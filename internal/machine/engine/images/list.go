@@ -82,7 +82,7 @@ func (k *Keeper) describe(ctx context.Context, recs []images.Image) *wherryv1.Im
 		k.Log.Warn("read the configuration of an image", "image", rec.Name, "err", err)
 		return img
 	}
-	if cfg.Created != nil {
+	if cfg.Created != nil && cfg.Created.Unix() > 0 { // reproducible images say year 1 or 1970
 		img.CreatedAt = timestamppb.New(*cfg.Created)
 	}
 	img.UnpackedBytes = uint64(max(k.unpackedBytes(ctx, cfg), 0))

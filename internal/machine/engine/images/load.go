@@ -49,10 +49,7 @@ func (k *Keeper) Load(ctx context.Context, r io.Reader) ([]*wherryv1.Image, erro
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
-	}
-	return out, nil
+	return out, err
 }
 
 func badArchive(ctx context.Context, err error) error {

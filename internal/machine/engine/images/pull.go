@@ -49,10 +49,10 @@ func (k *Keeper) Pull(ctx context.Context, req *wherryv1.PullImageRequest, send 
 			}
 		case r := <-done:
 			if sendErr != nil {
-				return fmt.Errorf("pull %s: caller is gone: %w", job.named, sendErr)
+				return fmt.Errorf("caller is gone: %w", sendErr)
 			}
 			if r.err != nil {
-				return fmt.Errorf("pull %s: %w", reference.FamiliarString(job.named), asDiskFull(r.err))
+				return asDiskFull(r.err)
 			}
 			last := job.progress.take()
 			if last == nil {

@@ -147,7 +147,7 @@ func (g *guard) once(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
-	w.touch()
+	w.pause()
 	resp.Body = &watchedBody{ReadCloser: resp.Body, watch: w, ctx: ctx, cancel: cancel}
 	return resp, nil
 }

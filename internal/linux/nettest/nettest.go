@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 )
@@ -26,6 +27,7 @@ func Main(m *testing.M) int {
 	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
 		return m.Run()
 	}
+	runtime.LockOSThread() // the child is told of the death of this thread, not of the process
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), inside+"=1")

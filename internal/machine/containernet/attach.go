@@ -255,6 +255,7 @@ func (n *Networks) connect(a *attachment, netNS string) error {
 	if len(forwards) == 0 {
 		return nil
 	}
+	n.setRuled(a, true)
 	if err := n.changeRules(n.table.Add, firewall.Plan{Forwards: forwards}); err != nil {
 		return err
 	}
@@ -318,21 +319,30 @@ func (n *Networks) Detach(ctx context.Context, container string) error {
 	return nil
 }
 
+func (n *Networks) setRuled(a *attachment, ruled bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a.ruled = ruled
+}
+
 // giveBack undoes connect and reserve, also when they were not completed. When
 // something cannot be removed the record stays, and with it the addresses.
 func (n *Networks) giveBack(a *attachment) error {
-	n.mu.Lock()
 	forwards := a.forwards()
+	n.mu.Lock()
+	ruled := a.ruled && len(forwards) > 0
 	a.leaving = true
 	n.mu.Unlock()
 	var errs []error
-	if len(forwards) > 0 && n.rules() == nil {
-		errs = append(errs, n.changeRules(n.table.Remove, firewall.Plan{Forwards: forwards}))
+	if ruled && n.rules() == nil {
+		err := n.changeRules(n.table.Remove, firewall.Plan{Forwards: forwards})
+		n.setRuled(a, err != nil)
+		errs = append(errs, err)
 	}
 	for _, e := range a.Endpoints {
 		errs = append(errs, link.Remove(e.Link))
 	}
-	if len(forwards) > 0 {
+	if ruled {
 		n.warn("forget a container's connections", firewall.ForgetContainer(a.addresses()))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -21,14 +21,16 @@ import (
 )
 
 // attachment is a container's place on its networks, as it is kept while the
-// container runs. All but leaving is decided at once and never changes.
+// container runs. What is written down is decided at once and never changes.
 type attachment struct {
 	Container string
 	Name      string
 	Endpoints []endpoint
 	Ports     []published
 
-	leaving bool // on its way out; guarded by Networks.mu
+	// Guarded by Networks.mu.
+	ruled   bool // its ports are in the firewall
+	leaving bool // on its way out
 }
 
 // endpoint is a container's place on one network.
@@ -213,6 +215,7 @@ func (n *Networks) loadAttachments() error {
 
 // adoptLocked makes an attachment known.
 func (n *Networks) adoptLocked(a *attachment) {
+	a.ruled = true // Start writes the firewall from what we know
 	n.attached[a.Container] = a
 	for _, p := range a.Ports {
 		n.ports.take(p, a.Name)

@@ -141,7 +141,7 @@ func TestWithoutRules(t *testing.T) {
 	b.serve("tcp", ":80", "b")
 	reach{what: "same network", from: a.agent, network: "tcp", to: b.ip4, port: 80, want: "b"}.try(t)
 	_, err := w.nets.Attach(context.Background(), netattach.Request{
-		Container: strings.Repeat("ab", 32), Name: "x", NetNS: emptyNetNS(t), Ports: []*wherryv1.PortMapping{tcp(81, 80)}})
+		Container: strings.Repeat("ab", 32), Name: "x", NetNS: emptyNetNS(t), Ports: []*wherryv1.PortMapping{tcp(8181, 80)}})
 	if err == nil || !strings.Contains(err.Error(), "nftables") {
 		t.Errorf("publish: %v", err)
 	}

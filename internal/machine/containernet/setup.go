@@ -81,10 +81,9 @@ func (n *Networks) wholePlan() (plan firewall.Plan) {
 		}
 	}
 	for _, a := range n.attached {
-		if a.leaving {
-			continue
+		if a.ruled && !a.leaving {
+			plan.Forwards = append(plan.Forwards, a.forwards()...)
 		}
-		plan.Forwards = append(plan.Forwards, a.forwards()...)
 	}
 	return plan
 }

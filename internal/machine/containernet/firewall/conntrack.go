@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"wherry.example/wherry/internal/machine/containernet/batch"
 )
 
 // The kernel decides where a connection goes at its first packet and keeps to
@@ -52,11 +54,14 @@ type flowFilter func(*netlink.ConntrackFlow) bool
 // MatchConntrackFlow is called by the netlink library.
 func (f flowFilter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool { return f(c) }
 
-func forget(which flowFilter) error {
-	_, err4 := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, which)
-	_, err6 := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET6, which)
+// forgetting reads the kernel's whole table, which is large on a large machine.
+var forgetting = batch.Runner[netlink.CustomConntrackFilter]{Do: func(which []netlink.CustomConntrackFilter) error {
+	_, err4 := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, which...)
+	_, err6 := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET6, which...)
 	return errors.Join(err4, err6)
-}
+}}
+
+func forget(which flowFilter) error { return forgetting.Run(which) }
 
 func addr(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)

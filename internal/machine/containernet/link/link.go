@@ -154,19 +154,6 @@ func address(p netip.Prefix) *netlink.Addr {
 	return a
 }
 
-// Remove removes a link; it is not an error when there is none.
-func Remove(name string) error {
-	l, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkDel(l)
-	}
-	var gone netlink.LinkNotFoundError
-	if err == nil || errors.As(err, &gone) || errors.Is(err, unix.ENODEV) {
-		return nil
-	}
-	return fmt.Errorf("remove link %s: %w", name, err)
-}
-
 // Veths lists the machine's ends of containers' links.
 func Veths() ([]string, error) {
 	links, err := netlink.LinkList()

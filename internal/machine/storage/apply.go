@@ -146,7 +146,7 @@ func mountState(p place, dir string) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EIO), errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("the state file system on %s is damaged (%w): nothing on it was changed; check it from another system with xfs_repair", p.Name, err)
+		return fmt.Errorf("the state file system on %s is damaged (%w): it is left as it is; check it from another system with xfs_repair", p.Name, err)
 	case errors.Is(err, unix.ENODEV):
 		return fmt.Errorf("mount the state on %s: the kernel has no XFS (its module is missing in the image)", p.Name)
 	}

@@ -44,8 +44,12 @@ var TypeGUID = gpt.MustGUID("57A9C3E1-7D0B-4C8E-9F35-2B6D4E8A1C70")
 // subsystem is storage's name on the board.
 const subsystem = "storage"
 
-// waitLimit bounds the wait for disks that are expected but do not show.
-const waitLimit = 3 * time.Second
+// How long disks are waited for. Loading drivers takes as long as it takes on
+// a busy machine: giving up early would mean a machine without its memory.
+const (
+	driverLimit  = time.Minute     // for Settled
+	pendingLimit = 3 * time.Second // then, for a controller to show its first disk
+)
 
 // Options of Open.
 type Options struct {
@@ -95,13 +99,17 @@ func Open(ctx context.Context, o Options) (*Storage, error) {
 
 // settle looks until the state is found or nothing more will come.
 func (s *Storage) settle(ctx context.Context) (plan, error) {
-	for deadline := time.Now().Add(waitLimit); ; {
+	deadline, settled := time.Now().Add(driverLimit), false
+	for {
+		if now := s.settled(); now && !settled {
+			deadline, settled = time.Now().Add(pendingLimit), true
+		}
 		places, err := s.observer.look()
 		if err != nil {
 			return plan{}, err
 		}
 		p := decide(places)
-		if p.Action == useState || time.Now().After(deadline) || s.settled() && !s.observer.lister.Pending() {
+		if p.Action == useState || time.Now().After(deadline) || settled && !s.observer.lister.Pending() {
 			return p, nil
 		}
 		select {

@@ -37,6 +37,7 @@ func (e *Engine) Attach(ctx context.Context, o AttachOptions, send func(*wherryv
 	if o.Stdin != nil && !c.record().Effective.Stdin {
 		return errorf(KindFailedPrecondition, "container %s was made without an open standard input", c.record().Name)
 	}
+	defer c.read()()
 	from, _ := c.logs.end()
 	if o.Logs {
 		from = c.logs.start()

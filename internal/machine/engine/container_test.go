@@ -194,6 +194,33 @@ func TestAttachWithInput(t *testing.T) {
 	}
 }
 
+// TestAttachOfTheShortLived wants every byte of containers that are removed as
+// soon as they end, from a caller that is slow.
+func TestAttachOfTheShortLived(t *testing.T) {
+	w := newWorld(t)
+	for range 5 {
+		id := w.createSpec(&wherryv1.ContainerSpec{Command: []string{"lines", "3"}, AutoRemove: true})
+		var out strings.Builder
+		code := int32(-1)
+		err := w.Attach(t.Context(), AttachOptions{Ref: id, Start: true}, func(m *wherryv1.AttachResponse) error {
+			time.Sleep(100 * time.Millisecond)
+			out.Write(m.GetStdout())
+			if c, ok := m.Message.(*wherryv1.AttachResponse_ExitCode); ok {
+				code = c.ExitCode
+			}
+			return nil
+		})
+		if err != nil || code != 0 || out.String() != "line 0\nline 1\nline 2\n" {
+			t.Errorf("%v, exit code %d, output %q", err, code, out.String())
+		}
+	}
+	id := w.createSpec(&wherryv1.ContainerSpec{Entrypoint: []string{"/nope"}, AutoRemove: true})
+	if err := w.Start(t.Context(), id); ExitCodeOf(err) != 127 {
+		t.Errorf("a missing binary: %v", err)
+	}
+	w.eventually("all are removed", func() bool { return len(w.table.all()) == 0 })
+}
+
 func TestTerminal(t *testing.T) {
 	w := newWorld(t)
 	in, typed := io.Pipe()

@@ -107,7 +107,7 @@ func (e *Engine) execSpec(c *container, r *run, s *wherryv1.ExecStart) (*specs.P
 		return nil, err
 	}
 	p := ociProcess(eff, bundle{User: user, Home: home}, caps)
-	p.Args, p.Terminal, p.OOMScoreAdj = s.Command, s.Tty, nil
+	p.Args, p.Terminal = s.Command, s.Tty
 	p.Env = mergeEnv(p.Env, s.Env, s.Tty)
 	if s.User != "" && !slices.ContainsFunc(eff.Env, func(v string) bool { return strings.HasPrefix(v, "HOME=") }) {
 		p.Env = mergeEnv(append(p.Env, "HOME="+home), s.Env, s.Tty)

@@ -216,7 +216,15 @@ func (e *Engine) stopRetry(c *container) {
 	}
 }
 
+// readersLimit is how long slow readers can keep an ended container from its
+// automatic removal.
+const readersLimit = time.Minute
+
 func (e *Engine) autoRemove(c *container) {
+	c.waitReaders(e.life, readersLimit)
+	if e.life.Err() != nil {
+		return // the next life finds it ended and removes it
+	}
 	if err := e.remove(e.life, c, removal{volumes: true}); err != nil && KindOf(err) != KindNotFound {
 		e.log.Error("engine: remove an ended container", "id", c.id, "err", err)
 	}

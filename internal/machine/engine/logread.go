@@ -146,6 +146,7 @@ func (e *Engine) Logs(ctx context.Context, q *wherryv1.StreamContainerLogsReques
 	if err != nil {
 		return err
 	}
+	defer c.read()()
 	l := c.logs
 	from := l.start()
 	if q.TailSet {

@@ -59,6 +59,10 @@ var mountCgroups = sync.OnceValue(func() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
+	var st unix.Statfs_t
+	if unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return nil
+	}
 	return unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "")
 })
 

@@ -79,10 +79,13 @@ func ociProcess(s *wherryv1.ContainerSpec, b bundle, caps []string) *specs.Proce
 		NoNewPrivileges: s.NoNewPrivileges,
 		Capabilities:    ociCapabilities(caps, b.User.UID),
 	}
+	// Always said, else the container would inherit the protection from lack
+	// of memory that this process and so its shim have.
+	adj := 0
 	if s.OomScoreAdjSet {
-		adj := int(s.OomScoreAdj)
-		p.OOMScoreAdj = &adj
+		adj = int(s.OomScoreAdj)
 	}
+	p.OOMScoreAdj = &adj
 	for _, u := range s.Ulimits {
 		p.Rlimits = append(p.Rlimits, specs.POSIXRlimit{Type: rlimits[u.Name], Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
 	}

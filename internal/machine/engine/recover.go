@@ -60,8 +60,12 @@ func (e *Engine) reconcile(ctx context.Context, found *foundEnds) error {
 		e.log.Error("engine: give back addresses of containers that ended", "err", err)
 	}
 	for _, c := range e.table.all() {
-		if r := c.record(); c.running() == nil && comesBack(r, r.BootID != e.bootID) {
+		switch r := c.record(); {
+		case c.running() != nil:
+		case comesBack(r, r.BootID != e.bootID):
 			e.bringBack(c)
+		case r.Spec.AutoRemove && r.BootID != "": // it was started once
+			e.work.Go(func() { e.autoRemove(c) })
 		}
 	}
 	return nil
@@ -144,11 +148,8 @@ func (e *Engine) endOf(c *container, found *foundEnds) (end, bool) {
 // foundEnded does for an end in the past what handleEnd does for one just seen.
 func (e *Engine) foundEnded(c *container, how end) {
 	how.oom = how.oom || e.oomKills(c.id) > 0
-	a := e.conclude(c, how)
+	e.conclude(c, how)
 	e.tellEnd(c, how)
-	if rec := c.record(); rec.Spec.AutoRemove && !a.Restart {
-		e.work.Go(func() { e.autoRemove(c) })
-	}
 }
 
 // tidy removes what an ended container of an earlier life left behind.

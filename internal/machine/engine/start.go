@@ -32,6 +32,8 @@ type run struct {
 	stop  context.CancelFunc
 }
 
+const startLimit = 3 * time.Minute
+
 func startSlots() int { return max(2, runtime.NumCPU()) }
 
 // Start starts a container that does not run.
@@ -75,7 +77,11 @@ func (e *Engine) start(ctx context.Context, c *container, byUser bool) error {
 		return withDiskKind(err)
 	}
 	e.slots <- struct{}{}
-	err := e.startLocked(context.WithoutCancel(ctx), c)
+	// A caller that hangs up must not leave a start half done, but a runtime
+	// that hangs must not hold its slot for ever.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	err := e.startLocked(limited, c)
+	cancel()
 	<-e.slots
 	if err != nil {
 		return e.startFailed(c, err, byUser)
@@ -104,6 +110,9 @@ func (e *Engine) startFailed(c *container, err error, byUser bool) error {
 	})
 	if saveErr != nil {
 		e.log.Error("engine: record a failed start", "id", c.id, "err", saveErr)
+	}
+	if c.record().Spec.AutoRemove {
+		e.work.Go(func() { e.autoRemove(c) })
 	}
 	return err
 }
@@ -138,10 +147,10 @@ func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 	undo = append(undo, r.stdio.close)
 	r.task, err = e.newTask(ctx, c, spec, passiveIO{r.stdio.config})
 	if err != nil {
-		e.logUndo(c, e.forgetTask(ctx, c))
+		e.logUndo(c, e.forgetTask(context.WithoutCancel(ctx), c))
 		return startError(err)
 	}
-	undo = append(undo, func() { e.killTask(ctx, c, r.task) })
+	undo = append(undo, func() { e.killTask(context.WithoutCancel(ctx), c, r.task) })
 	return e.release(ctx, c, r, &undo)
 }
 
@@ -162,7 +171,7 @@ func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func
 	if err != nil {
 		return fmt.Errorf("join the container's networks: %w", err)
 	}
-	*undo = append(*undo, func() { e.logUndo(c, e.opts.Network.Detach(ctx, c.id)) })
+	*undo = append(*undo, func() { e.logUndo(c, e.opts.Network.Detach(context.WithoutCancel(ctx), c.id)) })
 	if err := e.writeEtc(e.etcPath(c.id), rec.Effective, net); err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type container struct {
 	changed chan struct{} // closed and replaced at each change
 	exits   uint64        // ends seen by this process
 	gone    bool          // removed
+	readers int           // callers that still read the output
 	retry   *time.Timer   // of a restart that is due
 	logs    *logFile
 }
@@ -81,6 +82,38 @@ func (c *container) note(f func(r *record)) {
 func (c *container) wakeLocked() {
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// read keeps the output from an automatic removal until release is called.
+func (c *container) read() (release func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readers++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.readers--
+		c.wakeLocked()
+	}
+}
+
+// waitReaders waits until nobody reads the output any more, within limits.
+func (c *container) waitReaders(ctx context.Context, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		n, changed := c.readers, c.changed
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // look returns the record as it is and a channel that closes at the next

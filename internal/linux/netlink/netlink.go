@@ -94,8 +94,9 @@ func linkOf(l netlink.Link) Link {
 	a := l.Attrs()
 	out := Link{
 		Index: a.Index, Name: a.Name, Kind: l.Type(), MAC: a.HardwareAddr, MTU: a.MTU,
-		Up:       a.RawFlags&unix.IFF_UP != 0,
-		Carrier:  a.RawFlags&unix.IFF_LOWER_UP != 0 && a.RawFlags&unix.IFF_UP != 0,
+		Up: a.RawFlags&unix.IFF_UP != 0,
+		// RUNNING comes up to a second later, when the kernel is done with its bookkeeping: most links send before that.
+		Carrier:  a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_LOWER_UP != 0,
 		Loopback: a.RawFlags&unix.IFF_LOOPBACK != 0,
 		Ethernet: a.EncapType == "ether",
 	}

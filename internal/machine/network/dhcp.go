@@ -129,26 +129,34 @@ func (c *dhcpClient) discover(ctx context.Context) (*Lease, error) {
 }
 
 // confirm asks whether a lease from before still holds on this link
-// (INIT-REBOOT). Without an answer the address is kept while the lease lasts
-// (RFC 2131 3.2), for a server that is away is no reason to lose connections.
+// (INIT-REBOOT). Servers that do not know it may say nothing, so without an
+// answer a new one is asked for. Without that either, the address is kept while
+// the lease lasts (RFC 2131 3.2): a server that is away is no reason to lose
+// connections.
 func (c *dhcpClient) confirm(ctx context.Context, l *Lease) *Lease {
-	client, err := c.open(confirmTries)
-	if err != nil {
-		return l
-	}
-	defer client.Close()
-	request := c.message(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(l.Address.Addr().AsSlice()))
-	newer, err := c.request(ctx, client, nclient4.DefaultServers, request, nil)
+	newer, err := c.reboot(ctx, l)
 	switch {
-	case err == nil:
-		c.bound(newer)
-		return newer
 	case errors.Is(err, errRefused) || l.left(c.now()) <= 0:
 		c.log.Info("the DHCP lease from before is not valid here", "link", c.link, "address", l.Address)
 		c.got(nil)
 		return nil
+	case err != nil:
+		if newer, err = c.discover(ctx); err != nil {
+			return l
+		}
 	}
-	return l
+	c.bound(newer)
+	return newer
+}
+
+func (c *dhcpClient) reboot(ctx context.Context, l *Lease) (*Lease, error) {
+	client, err := c.open(confirmTries)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	request := c.message(dhcpv4.MessageTypeRequest, dhcpv4.OptRequestedIPAddress(l.Address.Addr().AsSlice()))
+	return c.request(ctx, client, nclient4.DefaultServers, request, nil)
 }
 
 // renew asks the lease's server, or all of them when rebind is set.

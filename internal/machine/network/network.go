@@ -135,6 +135,9 @@ func (n *Network) loop(ctx context.Context, machines <-chan config.Machine, even
 		case <-ctx.Done():
 			return nil
 		case err := <-lost:
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		case n.machine = <-machines:
 		case e := <-n.leases:

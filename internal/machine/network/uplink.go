@@ -23,10 +23,10 @@ type uplink struct {
 	lease     *Lease
 	announced announced
 
-	stop    func() // ends the DHCP client; nil: none runs
-	mac     string // that the client uses
-	run     int    // number of the client, so that the words of an earlier one are not heard
-	started bool   // a client ran before
+	stop  func() // ends the DHCP client; nil: none runs
+	mac   string // that the client uses
+	run   int    // number of the client, so that the words of an earlier one are not heard
+	fresh bool   // the lease is in force on this link: there is no need to confirm it
 }
 
 // leaseEvent is what the DHCP client of a link says.
@@ -65,6 +65,7 @@ func (n *Network) know(links []observed) {
 			u = &uplink{observed: o}
 			n.links[o.Index] = u
 			n.load(u, announcedFile, &u.announced)
+			n.adopt(u)
 		}
 		u.observed, u.entry = o, entryFor(o.Link, n.machine.Network.Interfaces)
 		if !u.listensToRouters() {
@@ -88,6 +89,7 @@ func (n *Network) leaseAll(ctx context.Context) {
 			}
 		case !u.Carrier:
 			n.endLease(u) // and keep the lease: it is confirmed when the carrier returns
+			u.fresh = false
 			if u.lease != nil && u.lease.left(sinceBoot()) <= 0 {
 				u.lease = nil
 			}
@@ -97,19 +99,20 @@ func (n *Network) leaseAll(ctx context.Context) {
 	}
 }
 
-// beginLease starts the link's client. A lease that an earlier wherryd left,
-// and whose address is still there, is in force without asking.
-func (n *Network) beginLease(ctx context.Context, u *uplink) {
-	fresh := false
-	if !u.started {
-		var l Lease
-		if n.load(u, leaseFile, &l) && l.MAC == u.MAC.String() && l.left(sinceBoot()) > 0 {
-			u.lease, fresh = &l, hasAddress(u.Addresses, l.Address.Addr())
-		}
+// adopt takes over the lease that an earlier wherryd left. Where its address
+// is still on a link that runs, it is in force without asking.
+func (n *Network) adopt(u *uplink) {
+	var l Lease
+	if n.load(u, leaseFile, &l) && l.MAC == u.MAC.String() && l.Address.IsValid() && l.left(sinceBoot()) > 0 {
+		u.lease, u.fresh = &l, hasAddress(u.Addresses, l.Address.Addr())
 	}
+}
+
+// beginLease starts the link's client.
+func (n *Network) beginLease(ctx context.Context, u *uplink) {
 	ctx, u.stop = context.WithCancel(ctx)
 	u.run++
-	u.started, u.mac = true, u.MAC.String()
+	u.mac = u.MAC.String()
 	index, run := u.Index, u.run
 	c := &dhcpClient{log: n.o.Log, link: u.Name, mac: u.MAC, name: n.machine.Name, now: sinceBoot, got: func(l *Lease) {
 		select {
@@ -117,7 +120,7 @@ func (n *Network) beginLease(ctx context.Context, u *uplink) {
 		case <-ctx.Done():
 		}
 	}}
-	lease := u.lease
+	lease, fresh := u.lease, u.fresh
 	n.clients.Go(func() { c.run(ctx, lease, fresh) })
 }
 
@@ -134,7 +137,7 @@ func (n *Network) takeLease(e leaseEvent) bool {
 	if u == nil || u.stop == nil || u.run != e.run {
 		return false
 	}
-	u.lease = e.lease
+	u.lease, u.fresh = e.lease, e.lease != nil
 	if e.lease == nil {
 		n.forget(u, leaseFile)
 	} else {

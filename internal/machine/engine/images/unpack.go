@@ -99,7 +99,7 @@ func writeLayer(ctx context.Context, dir string, meter *layerMeter, plain io.Rea
 	stream := io.TeeReader(meter.reader(plain), verifier)
 	opts = append(opts, archive.WithFilter(layerFilter(meter)))
 	if _, err := archive.Apply(ctx, dir, stream, opts...); err != nil {
-		return fmt.Errorf("unpack: %w", shorten(err))
+		return fmt.Errorf("unpack: %w", shorten(hideDir(dir, err)))
 	}
 	if _, err := io.Copy(io.Discard, stream); err != nil { // padding after the archive's end
 		return fmt.Errorf("unpack: %w", err)
@@ -122,6 +122,11 @@ func shorten(err error) error {
 		return err
 	}
 	return &shortError{short, err}
+}
+
+// hideDir leaves the machine's own path out of what is said about a layer's entries.
+func hideDir(dir string, err error) error {
+	return &shortError{strings.ReplaceAll(err.Error(), dir, ""), err}
 }
 
 type shortError struct {

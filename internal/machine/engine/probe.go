@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,27 +47,40 @@ func (e *Engine) probeShims(ctx context.Context) *foundEnds {
 
 // probeShim reports an ended task. A shim that does not answer has nothing to say.
 func probeShim(ctx context.Context, bundle, id string) (how end, ended bool) {
-	address, ok := shimAddress(bundle)
-	if !ok {
+	if strings.HasPrefix(id, hiddenBundle) {
+		dismissShim(ctx, bundle)
 		return end{}, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
+	err := callShim(ctx, bundle, func(shim taskapi.TTRPCTaskService) error {
+		st, err := shim.State(ctx, &taskapi.StateRequest{ID: id})
+		if err != nil || st.Status != tasktypes.Status_STOPPED {
+			return err
+		}
+		ended = true
+		how = end{code: int(st.ExitStatus), at: time.Now()}
+		if st.ExitedAt != nil {
+			how.at = st.ExitedAt.AsTime()
+		}
+		return nil
+	})
+	return how, ended && err == nil
+}
+
+// callShim talks to the shim of a bundle past containerd.
+func callShim(ctx context.Context, bundle string, f func(taskapi.TTRPCTaskService) error) error {
+	address, ok := shimAddress(bundle)
+	if !ok {
+		return fmt.Errorf("bundle %s names no shim", bundle)
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", address)
 	if err != nil {
-		return end{}, false
+		return err
 	}
 	c := ttrpc.NewClient(conn)
 	defer c.Close()
-	st, err := taskapi.NewTTRPCTaskClient(c).State(ctx, &taskapi.StateRequest{ID: id})
-	if err != nil || st.Status != tasktypes.Status_STOPPED {
-		return end{}, false
-	}
-	how = end{code: int(st.ExitStatus), at: time.Now()}
-	if st.ExitedAt != nil {
-		how.at = st.ExitedAt.AsTime()
-	}
-	return how, true
+	return f(taskapi.NewTTRPCTaskClient(c))
 }
 
 // shimAddress reads where the shim of a bundle listens.

@@ -67,7 +67,7 @@ func TestFailedStarts(t *testing.T) {
 	}{
 		{"PID 1 is not there", vmtest.Options{NoDisk: true, Cmdline: "rdinit=/nonexistent"}, "initramfs"},
 		{"QEMU refuses", vmtest.Options{NoDisk: true, Args: []string{"-device", "nonexistent"}}, "nonexistent"},
-		{"too little memory", vmtest.Options{NoDisk: true, MemoryMiB: 128, Cmdline: "mem=40M"}, "memory"},
+		{"too little memory", vmtest.Options{NoDisk: true, MemoryMiB: 128, Cmdline: "mem=40M", Timeout: 40 * time.Second}, "memory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := vmtest.New(t, c.options)

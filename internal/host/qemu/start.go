@@ -57,7 +57,8 @@ func (vm *VM) Start(ctx context.Context, o StartOptions) (Run, error) {
 	defer cancel()
 	for launch := 1; ; launch++ {
 		run, err := vm.launch(ctx, o, accelerator)
-		if err != nil {
+		// Whoever started it may have died while waiting: this one waits on.
+		if starting := errors.Is(err, ErrRunning) && run.Ready.Fingerprint == ""; err != nil && !starting {
 			return Run{}, err
 		}
 		ready, err := vm.awaitReady(ctx, run, o.Progress)
@@ -250,10 +251,12 @@ func (vm *VM) startError(run Run, err error) error {
 	e := &StartError{Name: vm.name, Console: tailLines(console, 15), QEMU: tailLines(qemu, 10), Log: vm.path("console.log")}
 	e.Cause = likelyCause(strings.Join(cleanLines(qemu), "\n"), strings.Join(cleanLines(console), "\n"))
 	switch {
-	case e.Cause == "":
-		e.Cause = err.Error()
 	case errors.Is(err, context.Canceled):
 		e.Cause = "interrupted"
+	case e.Cause == "" && e.Console == "" && !errors.Is(err, errEnded):
+		e.Cause = fmt.Sprintf("%v: the kernel said nothing; the machine may have too little memory for its image (use a larger --memory), or this computer is very busy", err)
+	case e.Cause == "":
+		e.Cause = err.Error()
 	}
 	return e
 }

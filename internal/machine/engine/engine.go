@@ -101,6 +101,9 @@ type Engine struct {
 	slots    chan struct{} // bounds how many containers start or are cleaned up at once
 	bootID   string
 
+	systemMu   sync.Mutex   // one EnsureSystem works at a time
+	systemTurn atomic.Int64 // the newest call
+
 	// life ends when the engine closes; background work derives from it.
 	life     context.Context
 	endLife  context.CancelFunc

@@ -4,6 +4,8 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -111,6 +113,15 @@ func TestSystemContainers(t *testing.T) {
 	w.must(w.EnsureSystem(ctx, want[:1]))
 	if got := list(true); len(got) != 1 || got[0] != "helper" {
 		t.Errorf("after one was taken out: %v", got)
+	}
+	brief, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+	defer cancel()
+	far := append(want[:1:1], config.SystemContainer{Name: "far", Image: "127.0.0.1:1/far:1"})
+	if err := w.EnsureSystem(brief, far); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a registry that cannot be reached was not tried again: %v", err)
+	}
+	if got := list(true); len(got) != 1 {
+		t.Errorf("while one cannot be had: %v", got)
 	}
 	if w.Counts().Running != 0 {
 		t.Error("system containers are counted as users'")

@@ -73,6 +73,12 @@ func TestLogRotation(t *testing.T) {
 	if !strings.HasSuffix(all.String(), kept) || len(kept) < 1000/4 {
 		t.Errorf("what is kept is not the end of what was written: %q", kept)
 	}
+	if p := l.since(time.Now().Add(time.Hour)); p.seq != l.seq {
+		t.Errorf("nothing is newer than the future, yet reading begins at %v", p)
+	}
+	if p := l.since(time.Now().Add(-time.Hour)); p != l.start() {
+		t.Errorf("all is newer than an hour ago, yet reading begins at %v", p)
+	}
 	if p, err := l.tail(60); err != nil || strings.Count(readLog(t, l, p), "\n") != 60 {
 		t.Errorf("tail across files: %v, %v", p, err)
 	}

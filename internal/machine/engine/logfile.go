@@ -206,6 +206,28 @@ func (l *logFile) sizeOf(seq int) (int64, error) {
 	return st.Size(), nil
 }
 
+// since finds the first file that can hold something as new as t.
+func (l *logFile) since(t time.Time) position {
+	at := l.start()
+	for _, seq := range l.sequence() {
+		at = position{seq, 0}
+		size, err := l.sizeOf(seq)
+		if err != nil {
+			continue
+		}
+		f, err := os.Open(l.path(seq))
+		if err != nil {
+			continue
+		}
+		last, _, err := lastFrame(f, size)
+		f.Close()
+		if err != nil || !last.time.Before(t) {
+			break
+		}
+	}
+	return at
+}
+
 // tail finds where the last n lines begin, reading backwards.
 func (l *logFile) tail(n uint32) (position, error) {
 	end, _ := l.end()

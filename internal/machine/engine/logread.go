@@ -148,13 +148,13 @@ func (e *Engine) Logs(ctx context.Context, q *wherryv1.StreamContainerLogsReques
 	}
 	defer c.read()()
 	l := c.logs
-	from := l.start()
+	since, until := timeOf(q.Since), timeOf(q.Until)
+	from := l.since(since)
 	if q.TailSet {
 		if from, err = l.tail(q.Tail); err != nil {
 			return err
 		}
 	}
-	since, until := timeOf(q.Since), timeOf(q.Until)
 	if !until.IsZero() && q.Follow {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, until)

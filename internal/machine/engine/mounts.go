@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -124,7 +125,7 @@ func (e *Engine) fillVolumes(ctx context.Context, c *container, root *rootDir) e
 		if m.Kind != wherryv1.Mount_KIND_VOLUME {
 			continue
 		}
-		dir, err := e.opts.Volumes.Ensure(ctx, m.Source, contains(rec.Anonymous, m.Source))
+		dir, err := e.opts.Volumes.Ensure(ctx, m.Source, slices.Contains(rec.Anonymous, m.Source))
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", m.Source, err)
 		}
@@ -136,15 +137,6 @@ func (e *Engine) fillVolumes(ctx context.Context, c *container, root *rootDir) e
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // copyUp copies a directory of the root into an empty volume. The container
@@ -200,7 +192,7 @@ func (e *Engine) bindMounts(ctx context.Context, rec record) ([]boundMount, erro
 		var err error
 		switch m.Kind {
 		case wherryv1.Mount_KIND_VOLUME:
-			b.HostPath, err = e.opts.Volumes.Ensure(ctx, m.Source, contains(rec.Anonymous, m.Source))
+			b.HostPath, err = e.opts.Volumes.Ensure(ctx, m.Source, slices.Contains(rec.Anonymous, m.Source))
 		case wherryv1.Mount_KIND_BIND:
 			b.HostPath, err = e.resolveBind(m.Source)
 		}

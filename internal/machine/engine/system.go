@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -16,8 +18,33 @@ import (
 
 // EnsureSystem makes the system containers those of the configuration: missing
 // ones are pulled, made and started, changed ones are made anew, others are
-// removed. One that cannot be had does not keep the others from running.
+// removed. One that cannot be had does not keep the others from running. While
+// a registry cannot be reached it tries again, so it may take as long as the
+// network does; a newer call ends an older one.
 func (e *Engine) EnsureSystem(ctx context.Context, want []config.SystemContainer) error {
+	turn := e.systemTurn.Add(1)
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		err := e.ensureOnce(ctx, want, turn)
+		if KindOf(err) != KindUnavailable || e.stopping.Load() {
+			return err
+		}
+		e.log.Warn("engine: system containers have to wait", "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.life.Done():
+			return nil
+		}
+	}
+}
+
+func (e *Engine) ensureOnce(ctx context.Context, want []config.SystemContainer, turn int64) error {
+	e.systemMu.Lock()
+	defer e.systemMu.Unlock()
+	if e.systemTurn.Load() != turn {
+		return nil
+	}
 	wanted := map[string]*wherryv1.ContainerSpec{}
 	for _, s := range want {
 		wanted[s.Name] = systemSpec(s)
@@ -37,7 +64,11 @@ func (e *Engine) EnsureSystem(ctx context.Context, want []config.SystemContainer
 			errs = append(errs, fmt.Errorf("system container %s: %w", s.Name, err))
 		}
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if slices.ContainsFunc(errs, func(err error) bool { return KindOf(err) == KindUnavailable }) {
+		err = &Error{Kind: KindUnavailable, Err: err} // whatever else is wrong, this may mend itself
+	}
+	return err
 }
 
 func systemSpec(s config.SystemContainer) *wherryv1.ContainerSpec {

@@ -69,21 +69,6 @@ func main() {
 		wd, _ := os.Getwd()
 		host, _ := os.Hostname()
 		fmt.Println(os.Getuid(), os.Getgid(), groups, wd, host, os.Getenv("HOME"), os.Getenv("FOO"))
-	case "status":
-		b, _ := os.ReadFile("/proc/self/status")
-		os.Stdout.Write(b)
-	case "read":
-		b, err := os.ReadFile(args[1])
-		os.Stdout.Write(b)
-		check(err)
-	case "write":
-		check(os.WriteFile(args[1], []byte(args[2]), 0o644))
-	case "ls":
-		d, err := os.ReadDir(args[1])
-		check(err)
-		for _, e := range d {
-			fmt.Println(e.Name())
-		}
 	case "setproject": // FS_IOC_FSSETXATTR with the given upper bits
 		f, err := os.Open("/")
 		check(err)
@@ -105,6 +90,29 @@ func main() {
 		fmt.Print("name? ")
 		s, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		fmt.Println("hello", strings.TrimSpace(s))
+	default:
+		files(args)
+	}
+}
+
+// files does what concerns the container's files.
+func files(args []string) {
+	switch args[0] {
+	case "status":
+		b, _ := os.ReadFile("/proc/self/status")
+		os.Stdout.Write(b)
+	case "read":
+		b, err := os.ReadFile(args[1])
+		os.Stdout.Write(b)
+		check(err)
+	case "write":
+		check(os.WriteFile(args[1], []byte(args[2]), 0o644))
+	case "ls":
+		d, err := os.ReadDir(args[1])
+		check(err)
+		for _, e := range d {
+			fmt.Println(e.Name())
+		}
 	default:
 		fmt.Fprintln(os.Stderr, "unknown", args[0])
 		os.Exit(64)

@@ -49,12 +49,16 @@ func (vm *VM) Stop(ctx context.Context, o StopOptions) (clean bool, err error) {
 // machine that still boots does not notice the first time.
 func (vm *VM) awaitEnd(ctx context.Context, run Run, limit time.Duration) bool {
 	const again = 10 * time.Second
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; {
-		if waitGone(run.PID, run.ProcessStart, min(again, time.Until(deadline))) {
+	pressed := time.Now()
+	for deadline := pressed.Add(limit); time.Now().Before(deadline) && ctx.Err() == nil; {
+		if waitGone(run.PID, run.ProcessStart, 200*time.Millisecond) {
 			return true
 		}
-		// QEMU may be ending this moment; waitGone will see it.
-		_ = vm.pressPowerButton(ctx)
+		if time.Since(pressed) >= again {
+			// QEMU may be ending this moment; waitGone will see it.
+			_ = vm.pressPowerButton(ctx)
+			pressed = time.Now()
+		}
 	}
 	return !processAlive(run.PID, run.ProcessStart)
 }

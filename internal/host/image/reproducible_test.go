@@ -34,9 +34,15 @@ func TestCoreIsReproducible(t *testing.T) {
 	if _, err := loadCertificates(t.Context(), "", cache, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
+	// Copied once from the checkout, which somebody may be editing, and again from there.
+	first, second := t.TempDir(), t.TempDir()
+	cloneCheckout(t, first)
+	if err := os.CopyFS(second, os.DirFS(first)); err != nil {
+		t.Fatal(err)
+	}
 	var dirs [2]string
-	for i := range dirs {
-		o := Options{Source: cloneCheckout(t), Cache: t.TempDir()}
+	for i, source := range []string{first, second} {
+		o := Options{Source: source, Cache: t.TempDir()}
 		for _, shared := range []string{"kernel", "certificates"} {
 			if err := os.Symlink(filepath.Join(cache, shared), filepath.Join(o.Cache, shared)); err != nil {
 				t.Fatal(err)
@@ -52,7 +58,7 @@ func TestCoreIsReproducible(t *testing.T) {
 }
 
 // cloneCheckout copies the files that git knows of, or would know of.
-func cloneCheckout(t *testing.T) string {
+func cloneCheckout(t *testing.T, dir string) {
 	t.Helper()
 	source, err := findSource()
 	if err != nil {
@@ -62,13 +68,11 @@ func cloneCheckout(t *testing.T) string {
 	if err != nil {
 		t.Skip("not a git checkout:", err)
 	}
-	dir := t.TempDir()
 	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
 		if err := copyFile(filepath.Join(source, name), filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
 	}
-	return dir
 }
 
 func copyFile(from, to string) error {

@@ -366,3 +366,32 @@ func recordDirs(w *world) int {
 	d, _ := os.ReadDir(filepath.Join(w.dir, "root/containers"))
 	return len(d)
 }
+
+// TestShimIsKilled wants the container to end with its shim and to come back
+// by its policy, with nothing of the first run left.
+func TestShimIsKilled(t *testing.T) {
+	w := newWorld(t)
+	id := w.createSpec(&wherryv1.ContainerSpec{Restart: &wherryv1.RestartPolicy{Kind: wherryv1.RestartPolicy_KIND_ALWAYS}})
+	w.must(w.Start(t.Context(), id))
+	first := w.state(id).Pid
+	shim := ""
+	stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range stats {
+		b, _ := os.ReadFile(f)
+		if bytes.Contains(b, []byte("containerd-shim-runc-v2")) && bytes.Contains(b, []byte(id)) {
+			shim = filepath.Base(filepath.Dir(f))
+		}
+	}
+	if shim == "" {
+		t.Fatal("no shim was found")
+	}
+	w.must(exec.Command("kill", "-9", shim).Run())
+	w.eventually("a second run", func() bool {
+		s := w.state(id)
+		return s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING && s.Pid != first && s.RestartCount == 1
+	})
+	if p := processes(w); len(p) != 1 {
+		t.Errorf("%d processes run", len(p))
+	}
+	w.untilOutput(id, "ready\nready\n")
+}

@@ -125,14 +125,30 @@ func (e *Engine) deleteTask(ctx context.Context, c *container, t client.Task) er
 		err = os.Rename(bundle, hidden)
 	}
 	if err != nil { // then as containerd would have it
-		_, err := t.Delete(ctx, client.WithProcessKill)
-		return ignoreNotFound(err)
+		return endTask(ctx, t)
 	}
 	_, err = e.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.id})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	return removeBundle(hidden)
+}
+
+// endTask kills and deletes a task whatever its state. While the shim is dying
+// containerd answers with errors until it has cleaned up after it: the task is
+// gone when containerd says so, not before.
+func endTask(ctx context.Context, t client.Task) error {
+	for {
+		_, err := t.Delete(ctx, client.WithProcessKill)
+		if err == nil || errdefs.IsNotFound(err) {
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (e *Engine) bundlePath(c *container) string {

@@ -253,10 +253,9 @@ func (e *Engine) prepareBundle(ctx context.Context, c *container, rec record) (b
 
 // killTask ends and deletes a task whatever its state.
 func (e *Engine) killTask(ctx context.Context, c *container, t client.Task) {
-	ctx, cancel := context.WithTimeout(c.taskContext(ctx), 30*time.Second)
+	ctx, cancel := context.WithTimeout(c.taskContext(ctx), time.Minute)
 	defer cancel()
-	_, err := t.Delete(ctx, client.WithProcessKill)
-	e.logUndo(c, ignoreNotFound(err))
+	e.logUndo(c, endTask(ctx, t))
 	e.logUndo(c, e.forgetTask(ctx, c))
 }
 

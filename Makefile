@@ -26,7 +26,7 @@ unit:
 # One VM at a time: with two processors more only makes each slower.
 vm-tests: build
 	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
-		$(GO) test -timeout 40m -p 1 ./e2e/...; fi
+		$(GO) test -timeout 60m -p 1 ./e2e/...; fi
 
 # The host binary and the OS image.
 build: host image

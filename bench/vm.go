@@ -91,7 +91,7 @@ func (v *vm) args(s vmSpec) []string {
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(memoryMiB),
+		"-machine", "q35,sata=off", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(memoryMiB),
 		"-icount", "shift=0,rr=record,rrfile=" + filepath.Join(v.dir, "replay"),
 		"-rtc", "base=2026-11-20,clock=vm", "-seed", "1",
 		"-kernel", s.kernel, "-initrd", s.initramfs, "-append", s.cmdline,

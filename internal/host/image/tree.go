@@ -5,6 +5,7 @@ package image
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -89,6 +90,11 @@ func (b *build) earlyTree() (*rootfs.Tree, error) {
 		if err := t.Dir(d, 0o755); err != nil {
 			return nil, err
 		}
+	}
+	// The kernel opens /dev/console for PID 1. Where that fails (a bad console= on the command line), Go's runtime
+	// wants /dev/null in its place or aborts before main.
+	if err := errors.Join(t.CharDevice("dev/console", 0o600, 5, 1), t.CharDevice("dev/null", 0o666, 1, 3)); err != nil {
+		return nil, err
 	}
 	return t, addModules(t, "modules", b.early)
 }

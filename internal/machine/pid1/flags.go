@@ -40,10 +40,12 @@ func (o onFail) end() power.End {
 //	wherry.debug             say more
 //	wherry.onfail=WHAT       restart (default), poweroff or halt when the boot fails
 //	wherry.nocoldplug        load no modules for the hardware that is there
+//	wherry.chaos=console     for tests: the console can kill wherryd (chaos.go)
 type flags struct {
 	debug      bool
 	onFail     onFail
 	noColdplug bool
+	chaos      bool
 }
 
 // maxCommandLine is more than any kernel takes.
@@ -60,6 +62,8 @@ func parseFlags(cmdline string) flags {
 			f.debug = value == "" || value == "1"
 		case "wherry.nocoldplug":
 			f.noColdplug = value == "" || value == "1"
+		case "wherry.chaos":
+			f.chaos = value == "console"
 		case "wherry.onfail":
 			switch value {
 			case "halt":

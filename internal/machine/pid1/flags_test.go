@@ -23,6 +23,8 @@ func TestParseFlags(t *testing.T) {
 		`wherry.onfail="halt"`:                 {onFail: onFailHalt},
 		`x="wherry.debug wherry.onfail=halt"`:  {},
 		"-- wherry.nocoldplug":                 {noColdplug: true},
+		"wherry.chaos=console":                 {chaos: true},
+		"wherry.chaos wherry.chaos=1":          {},
 		"wherry.debugger wherry. =halt wherry": {},
 		`"wherry.debug`:                        {debug: true},
 	} {

@@ -12,7 +12,8 @@
 //     PID 1 once the shim or wherryd died (reap.go);
 //   - load modules for devices that appear later (devices.go);
 //   - end the run in order (shutdown.go): SIGTERM and SIGINT (Ctrl-Alt-Delete)
-//     restart the machine, SIGUSR2 and the power button power it off.
+//     restart the machine, SIGUSR2 and the power button power it off;
+//   - for tests only, kill wherryd when the console says so (chaos.go).
 //
 // Run again under the name modprobe, the same program loads one module for the
 // kernel (modprobe.go).
@@ -31,6 +32,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -64,7 +66,8 @@ type machine struct {
 	reaper *reaper
 	events *uevent.Listener // used by hotplug alone, once boot has opened it
 
-	ends    chan power.End // requests to end the run
+	daemon  atomic.Pointer[child] // the wherryd that was started last
+	ends    chan power.End        // requests to end the run
 	goodbye sync.Once
 }
 
@@ -132,6 +135,9 @@ func (m *machine) run(signals <-chan os.Signal) {
 	m.keep("signals", func() error { return m.listen(signals) })
 	m.keep("devices", m.hotplug)
 	m.keep("power button", m.button)
+	if m.flags.chaos {
+		m.keep("chaos", m.chaos)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var end power.End
@@ -141,7 +147,7 @@ func (m *machine) run(signals <-chan os.Signal) {
 		go m.deadline(end)
 		stop()
 	}()
-	s := supervise.Supervisor{Program: "wherryd", Policy: policy, Start: m.startDaemon, Report: m.report}
+	s := supervise.Supervisor{Program: "wherryd", Policy: m.policy(), Start: m.startDaemon, Report: m.report}
 	s.Run(ctx)
 	m.shutdown(end)
 }
@@ -229,6 +235,7 @@ func (m *machine) startDaemon() (supervise.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.daemon.Store(c)
 	if err := protect(c.Pid(), daemonScore); err != nil {
 		m.log.Errorf("protect wherryd from the OOM killer: %v", err)
 	}

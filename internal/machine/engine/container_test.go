@@ -21,10 +21,18 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
 )
+
+const hostsOfBox = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff02::1\tip6-allnodes\n" +
+	"ff02::2\tip6-allrouters\n192.0.2.1\tpier\n10.9.8.7\tbox\n"
 
 func TestRunToTheEnd(t *testing.T) {
 	w := newWorld(t)
+	w.must(os.Mkdir(w.dir+"/shared", 0o755))
+	w.must(os.WriteFile(w.dir+"/shared/file", []byte("on the host"), 0o644))
+	w.must(os.Symlink("shared", w.dir+"/link"))
+	w.Configure(Settings{Containers: config.Containers{AllowedHostPaths: []string{w.dir + "/shared"}}})
 	out, code := w.outcome(&wherryv1.ContainerSpec{Command: []string{"both", "3"}})
 	if code != 3 || out != "to out\nto err\n" && out != "to err\nto out\n" {
 		t.Errorf("exit code %d, output %q", code, out)
@@ -40,6 +48,11 @@ func TestRunToTheEnd(t *testing.T) {
 			&wherryv1.ContainerSpec{Command: []string{"id"}, Hostname: "box", User: "7:8", GroupAdd: []string{"boats"}}},
 		{"image's file in a new volume", "from the image", &wherryv1.ContainerSpec{Command: []string{"read", "/data/seed"}}},
 		{"read-only root", "open /x: read-only file system\n", &wherryv1.ContainerSpec{Command: []string{"write", "/x", "y"}, ReadOnly: true}},
+		{"allowed host path", "on the host", &wherryv1.ContainerSpec{Command: []string{"read", "/host/file"},
+			Mounts: []*wherryv1.Mount{{Kind: wherryv1.Mount_KIND_BIND, Source: w.dir + "/link", Target: "/host", ReadOnly: true}}}},
+		{"allowed host path is read-only", "open /host/new: read-only file system\n", &wherryv1.ContainerSpec{Command: []string{"write", "/host/new", "x"},
+			Mounts: []*wherryv1.Mount{{Kind: wherryv1.Mount_KIND_BIND, Source: w.dir + "/shared", Target: "/host", ReadOnly: true}}}},
+		{"hosts", hostsOfBox, &wherryv1.ContainerSpec{Command: []string{"read", "/etc/hosts"}, Hostname: "box", ExtraHosts: []string{"pier:192.0.2.1"}}},
 		{"entrypoint replaced", "unknown nope\n", &wherryv1.ContainerSpec{Entrypoint: []string{"/probe", "nope"}}},
 		{"project ioctl", "fssetxattr: true\nfsgetxattr: false\n", &wherryv1.ContainerSpec{Command: []string{"setproject", "0"}}},
 		{"project ioctl with upper bits", "fssetxattr: true\nfsgetxattr: false\n", &wherryv1.ContainerSpec{Command: []string{"setproject", "1"}}},

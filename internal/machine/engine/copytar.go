@@ -111,7 +111,7 @@ func unpackFile(at int, base string, mode uint32, content io.Reader) error {
 func unpackDir(root *rootDir, at int, base, name string, mode uint32) error {
 	err := unix.Mkdirat(at, base, mode)
 	if err == nil {
-		return unix.Fchmodat(at, base, mode, 0) // made just now: what it names is ours
+		return chmodDir(at, base, mode)
 	}
 	if err != unix.EEXIST {
 		return err
@@ -123,6 +123,16 @@ func unpackDir(root *rootDir, at int, base, name string, mode uint32) error {
 		return err
 	}
 	return unix.Mkdirat(at, base, mode)
+}
+
+// chmodDir does not follow a symlink that took the directory's place meanwhile.
+func chmodDir(at int, base string, mode uint32) error {
+	fd, err := unix.Openat(at, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fchmod(fd, mode)
 }
 
 // unpackLink makes a hard link to an entry that was unpacked before.
@@ -193,33 +203,59 @@ func (p *packer) entry(parent *os.File, base, name string, depth int) error {
 		h := tarHeader(&st, name, tar.TypeSymlink)
 		h.Linkname = string(buf[:n])
 		return p.w.WriteHeader(h)
-	case unix.S_IFREG, unix.S_IFDIR:
-		fd, err := unix.Openat(int(parent.Fd()), base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-		if err == unix.ENOENT && depth > 0 {
-			return nil // gone meanwhile
-		}
-		if err != nil {
-			return &os.PathError{Op: "open", Path: name, Err: err}
-		}
-		f := os.NewFile(uintptr(fd), name)
-		defer f.Close()
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return p.dir(f, name, depth)
-		}
-		return p.file(f, name)
+	case unix.S_IFDIR:
+		return p.enter(parent, base, name, depth)
+	case unix.S_IFREG:
+		return p.file(parent, base, name, depth)
 	}
 	return nil // sockets, devices and FIFOs are not data
 }
 
-func (p *packer) file(f *os.File, name string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+// gone says that an entry was removed or replaced between two looks, which is
+// no error within a tree that is in use.
+func gone(err error, depth int) bool {
+	return depth > 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, errNotRegular))
+}
+
+func openAt(parent *os.File, base, name string, flags int) (*os.File, error) {
+	fd, err := unix.Openat(int(parent.Fd()), base, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func (p *packer) enter(parent *os.File, base, name string, depth int) error {
+	d, err := openAt(parent, base, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if gone(err, depth) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil // replaced meanwhile
+	defer d.Close()
+	return p.dir(d, name, depth)
+}
+
+func (p *packer) file(parent *os.File, base, name string, depth int) error {
+	seen, err := openAt(parent, base, name, unix.O_PATH)
+	if err == nil {
+		defer seen.Close()
+		var f *os.File
+		var st unix.Stat_t
+		if f, st, err = openRegular(seen); err == nil {
+			defer f.Close()
+			return p.content(f, &st, name)
+		}
 	}
-	h := tarHeader(&st, name, tar.TypeReg)
+	if gone(err, depth) {
+		return nil
+	}
+	return err
+}
+
+func (p *packer) content(f *os.File, st *unix.Stat_t, name string) error {
+	h := tarHeader(st, name, tar.TypeReg)
 	h.Size = st.Size
 	if err := p.w.WriteHeader(h); err != nil {
 		return err

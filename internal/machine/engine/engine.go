@@ -6,10 +6,11 @@
 //
 // What it owns. Root (/state/engine) holds containerd's content, snapshots and
 // metadata below containerd/, and one directory for each container below
-// containers/ID: record.json and the log files. The record is the truth of what
+// containers/ID: record.json, the log files and the container's own hosts,
+// hostname and resolv.conf. The record is the truth of what
 // should run; everything that containerd and the kernel know is derived from it
 // and thrown away when it disagrees. RunDir (/run/wherry/engine) holds what dies
-// with the boot: mounted root file systems, FIFOs, hosts and resolv.conf.
+// with the boot: mounted root file systems and FIFOs.
 //
 // Life of a container. Create checks the request, fills in the image's values,
 // writes a record in phase creating, makes the snapshot and the volumes, and

@@ -151,7 +151,11 @@ func ociMounts(s *wherryv1.ContainerSpec, b bundle) []specs.Mount {
 	for _, f := range etcFiles {
 		target := "/etc/" + f
 		if !slices.ContainsFunc(b.Mounts, func(x boundMount) bool { return x.Target == target }) {
-			m = append(m, specs.Mount{Destination: target, Type: "bind", Source: path.Join(b.Files, f), Options: []string{"rbind", "rprivate"}})
+			o := []string{"rbind", "rprivate"}
+			if s.ReadOnly {
+				o = append(o, "ro")
+			}
+			m = append(m, specs.Mount{Destination: target, Type: "bind", Source: path.Join(b.Files, f), Options: o})
 		}
 	}
 	// Parents before children, whatever the order they were asked for in.
@@ -168,10 +172,10 @@ func ociMount(x boundMount) specs.Mount {
 		return ociTmpfs(x)
 	}
 	o := []string{"rbind", "rprivate"}
-	if x.Kind == wherryv1.Mount_KIND_BIND {
-		o = append(o, "nosuid", "nodev")
-	}
-	if x.ReadOnly {
+	switch {
+	case x.Kind == wherryv1.Mount_KIND_BIND: // with all that is mounted below it
+		o = append(o, "rnosuid", "rnodev", "rro")
+	case x.ReadOnly:
 		o = append(o, "ro")
 	}
 	return specs.Mount{Destination: x.Target, Type: "bind", Source: x.HostPath, Options: o}

@@ -213,10 +213,10 @@ func TestOCISpec(t *testing.T) {
 	}
 	want := []string{
 		"/dev/shm tmpfs shm nosuid,noexec,nodev,mode=1777,size=1048576",
-		"/etc/hostname bind /f/hostname rbind,rprivate",
-		"/etc/resolv.conf bind /f/resolv.conf rbind,rprivate",
+		"/etc/hostname bind /f/hostname rbind,rprivate,ro",
+		"/etc/resolv.conf bind /f/resolv.conf rbind,rprivate,ro",
 		"/a tmpfs tmpfs nosuid,nodev,exec,size=99",
-		"/host bind /opt rbind,rprivate,nosuid,nodev,ro",
+		"/host bind /opt rbind,rprivate,rnosuid,rnodev,rro",
 		"/a/b bind /vol/ab rbind,rprivate",
 		"/etc/hosts bind /vol/hosts rbind,rprivate",
 	}

@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -64,26 +65,39 @@ func (r *rootDir) openParent(name string) (dir *os.File, base string, err error)
 	return dir, path.Base(clean), err
 }
 
-// readFile reads a regular file of at most limit bytes. A FIFO or device in
-// its place is an error and not a trap.
+// readFile reads a regular file of at most limit bytes.
 func (r *rootDir) readFile(name string, limit int64) ([]byte, error) {
-	f, err := r.open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	seen, err := r.open(name, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
+	}
+	defer seen.Close()
+	f, _, err := openRegular(seen)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", name)
-	}
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		err = fmt.Errorf("%s has more than %d bytes", name, limit)
 	}
 	return b, err
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// openRegular opens for reading what an O_PATH descriptor stands for, after a
+// look at it: to merely open a device that a container made can do harm (a
+// watchdog begins to count), and a FIFO would hold us up.
+func openRegular(seen *os.File) (f *os.File, st unix.Stat_t, err error) {
+	if err := unix.Fstat(int(seen.Fd()), &st); err != nil {
+		return nil, st, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, st, errNotRegular
+	}
+	f, err = os.Open(procPath(seen))
+	return f, st, err
 }
 
 // mkdirAll makes a directory and its parents with the given owner; those that

@@ -172,7 +172,7 @@ func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func
 		return fmt.Errorf("join the container's networks: %w", err)
 	}
 	*undo = append(*undo, func() { e.logUndo(c, e.opts.Network.Detach(context.WithoutCancel(ctx), c.id)) })
-	if err := e.writeEtc(e.etcPath(c.id), rec.Effective, net); err != nil {
+	if err := e.writeEtc(c.etcPath(), rec.Effective, net); err != nil {
 		return err
 	}
 	if err := r.task.Start(c.taskContext(ctx)); err != nil {
@@ -218,12 +218,14 @@ func (e *Engine) adopt(c *container, r *run, also func(*record)) {
 	}
 }
 
-func (e *Engine) etcPath(id string) string { return filepath.Join(e.runPath(id), "etc") }
+// etcPath is on the state disk and not among the runtime files: a container can
+// write to these files, and must not be able to fill the memory with them.
+func (c *container) etcPath() string { return filepath.Join(c.dir, "etc") }
 
 // prepareBundle looks up all that the runtime's specification needs. The root
 // must be mounted.
 func (e *Engine) prepareBundle(ctx context.Context, c *container, rec record) (b bundle, err error) {
-	b = bundle{ID: c.id, RootFS: e.rootPath(c.id), Files: e.etcPath(c.id), CgroupPath: path.Join(e.opts.CgroupParent, c.id), HostName: e.opts.Hostname}
+	b = bundle{ID: c.id, RootFS: e.rootPath(c.id), Files: c.etcPath(), CgroupPath: path.Join(e.opts.CgroupParent, c.id), HostName: e.opts.Hostname}
 	if err := os.MkdirAll(b.Files, 0o700); err != nil {
 		return b, err
 	}

@@ -38,7 +38,7 @@ import (
 func TestImages(t *testing.T) {
 	real, bad := fixture.NewRegistry(t), newBadRegistry(t)
 	u := vmtest.NewUser(t)
-	m := vmtest.Start(t, vmtest.Options{DiskBytes: 2 << 30, Config: u.Config(
+	m := vmtest.Start(t, vmtest.Options{DiskBytes: 1 << 30, Config: u.Config(
 		"registries:",
 		"- {host: '"+real.Guest+"', plainHTTP: true}",
 		"- {host: '"+bad.guest+"', plainHTTP: true}",
@@ -119,8 +119,8 @@ var badImages = []struct {
 }{
 	{"10 GB of zeros in 10 MB", func(*testing.T) []v1.Layer { return []v1.Layer{zeros(10 << 30)} }, nil, "decompression bomb"},
 	{"more than the disk", func(*testing.T) []v1.Layer {
-		// One layer six times over: each is unpacked by itself, and none is a bomb.
-		return slices.Repeat([]v1.Layer{zeros(400 << 20)}, 6)
+		// One layer four times over: each is unpacked by itself, and none is a bomb.
+		return slices.Repeat([]v1.Layer{zeros(400 << 20)}, 4)
 	}, nil, "the state disk is full"},
 	{"a hard link to the outside", func(t *testing.T) []v1.Layer {
 		return []v1.Layer{layer(t, tar.Header{Name: "x", Typeflag: tar.TypeLink, Linkname: "../../../../../../etc/passwd"})}

@@ -149,7 +149,7 @@ const (
 
 // Run keeps the clock until ctx ends.
 func (c *Clock) Run(ctx context.Context) {
-	c.o.Board.Set(boardLine, false, "not synchronised")
+	c.setSource("")
 	c.raise()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -230,7 +230,8 @@ func (c *Clock) setSource(source string) {
 	c.source = source
 	c.mu.Unlock()
 	if source == "" {
-		c.o.Board.Set(boardLine, false, "not synchronised")
+		// A machine without a way to a server does its work all the same: this is told, and is no problem.
+		c.o.Board.Set(boardLine, true, "not synchronised: no server has answered")
 		return
 	}
 	c.o.Board.Set(boardLine, true, "from "+source)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -154,6 +155,9 @@ func TestSynchronise(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	if ok, _ := c.Status(); ok {
 		t.Error("synchronised without a network")
+	}
+	if l := board.List(); len(l) != 1 || !l[0].Ready || !strings.Contains(l[0].Message, "not synchronised") {
+		t.Errorf("without a network it is a problem: %+v", l)
 	}
 	c.SetNetwork(true, nil)
 	await(t, "synchronisation", func() bool { ok, _ := c.Status(); return ok })

@@ -243,6 +243,20 @@ func (m *Machine) Forward(protocol string, guestPort uint16) uint16 {
 	return f.HostPort
 }
 
+// QMP runs a command of QEMU's machine protocol.
+func (m *Machine) QMP(command string, arguments any) {
+	m.t.Helper()
+	if err := m.vm.Execute(m.t.Context(), command, arguments, nil); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// SetLink plugs the cable of a network device in or out; the first one is "net0".
+func (m *Machine) SetLink(netdev string, up bool) {
+	m.t.Helper()
+	m.QMP("set_link", map[string]any{"name": netdev, "up": up})
+}
+
 // end cuts the power and shows the console's end when the test failed.
 func (m *Machine) end() {
 	if err := m.vm.Kill(); err != nil {

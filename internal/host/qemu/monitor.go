@@ -38,6 +38,16 @@ func (vm *VM) monitor(ctx context.Context) (*monitor, error) {
 	return q, nil
 }
 
+// Execute runs a command of QEMU's machine protocol, for what this package does not offer.
+func (vm *VM) Execute(ctx context.Context, command string, arguments, result any) error {
+	q, err := vm.monitor(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	return q.execute(ctx, command, arguments, result)
+}
+
 func (q *monitor) Close() error { return q.conn.Close() }
 
 // handshake reads the greeting. QEMU serves one client at a time: with another

@@ -64,12 +64,7 @@ func (vm *VM) awaitEnd(ctx context.Context, run Run, limit time.Duration) bool {
 }
 
 func (vm *VM) pressPowerButton(ctx context.Context) error {
-	q, err := vm.monitor(ctx)
-	if err != nil {
-		return err
-	}
-	defer q.Close()
-	return q.execute(ctx, "system_powerdown", nil, nil)
+	return vm.Execute(ctx, "system_powerdown", nil, nil)
 }
 
 // Kill ends QEMU at once: for the machine, a power cut.

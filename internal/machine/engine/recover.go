@@ -78,7 +78,10 @@ func (e *Engine) bringBack(c *container) {
 		e.startLater(c, pauseBefore(max(r.Failures, 1)))
 		return
 	}
-	e.logFailure("record the return of a container", c.id, c.change(func(r *record) { r.WantRunning = true }))
+	e.logFailure("record the return of a container", c.id, c.change(func(r *record) {
+		r.WantRunning, r.Failures = true, 0
+		r.State.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING // so that lists show it
+	}))
 	e.startLater(c, 0)
 }
 

@@ -70,7 +70,7 @@ func (e *Engine) start(ctx context.Context, c *container, byUser bool) error {
 		r.State.StoppedByUser = false
 		if byUser {
 			r.Failures, r.State.RestartCount = 0, 0
-		} else if r.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING {
+		} else if r.Failures > 0 { // not its first start since the machine's
 			r.State.RestartCount++
 		}
 	}); err != nil {

@@ -5,29 +5,20 @@ package main
 
 import (
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
 	"wherry.example/wherry/internal/host/known"
 	"wherry.example/wherry/internal/host/login"
+	"wherry.example/wherry/internal/version"
 )
 
 func machineCommands(a *app) []*cobra.Command {
 	status := &cobra.Command{Use: "status", Short: "One screen about the machine", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).Status(cmd.Context()) }}
-	version := &cobra.Command{Use: "version", Short: "Print the versions of this program and of the machine", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).Version(cmd.Context(), ownVersion()) }}
-	return []*cobra.Command{newMachineCommand(a), status, version}
-}
-
-// ownVersion is what the Go toolchain recorded of this program.
-func ownVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
+	versions := &cobra.Command{Use: "version", Short: "Print the versions of this program and of the machine", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).Version(cmd.Context(), version.Version) }}
+	return []*cobra.Command{newMachineCommand(a), status, versions}
 }
 
 func newMachineCommand(a *app) *cobra.Command {

@@ -260,10 +260,9 @@ func (c *CLI) attach(ctx context.Context, start *wherryv1.AttachStart, s session
 		return exitFailed, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	start.Size = c.size(s.tty)
 	stream := api.Containers.Attach(ctx)
-	defer hangUp(stream)
+	defer hangUp(stream, cancel)
 	if err := stream.Send(&wherryv1.AttachRequest{Message: &wherryv1.AttachRequest_Start{Start: start}}); err != nil {
 		_, err := stream.Receive() // says why
 		return exitFailed, apiError(ctx, err)
@@ -271,9 +270,11 @@ func (c *CLI) attach(ctx context.Context, start *wherryv1.AttachStart, s session
 	return c.interact(ctx, attachWire(stream), s)
 }
 
-// hangUp tells the machine that nobody listens any more. The end of the context
-// alone is noticed only when something is sent.
-func hangUp(stream interface{ CloseResponse() error }) {
+// hangUp tells the machine that nobody listens any more. Before the machine has
+// answered anything the end of the context does that, afterwards only the end
+// of the answer: a context alone is then noticed with the next message sent.
+func hangUp(stream interface{ CloseResponse() error }, cancel func()) {
+	cancel()
 	_ = stream.CloseResponse() // an error means that the stream has ended already
 }
 
@@ -343,10 +344,9 @@ func (c *CLI) Exec(ctx context.Context, start *wherryv1.ExecStart, detachKeys st
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	start.Size = c.size(start.Tty)
 	stream := api.Containers.Exec(ctx)
-	defer hangUp(stream)
+	defer hangUp(stream, cancel)
 	if err := stream.Send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Start{Start: start}}); err != nil {
 		_, err := stream.Receive() // says why
 		return exitWith(1, apiError(ctx, err))

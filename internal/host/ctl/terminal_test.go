@@ -201,6 +201,42 @@ func TestDetach(t *testing.T) {
 	}
 }
 
+// TestDetachFromSilence leaves a session that has not said anything yet.
+func TestDetachFromSilence(t *testing.T) {
+	r := newRig(t)
+	r.toy.ended = make(chan error, 1)
+	r.run("web")
+	s, tty := r.withTerminal(t, 80, 24)
+	done := make(chan error, 1)
+	go func() {
+		done <- r.Exec(t.Context(), &wherryv1.ExecStart{Container: "web", Command: []string{"cat"}, Tty: true, Stdin: true}, "ctrl-p,ctrl-q")
+	}()
+	eventuallyRaw(t, tty)
+	io.WriteString(s, "\x10\x11")
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("detaching: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the keys were not heard")
+	}
+	select {
+	case <-r.toy.ended:
+	case <-time.After(10 * time.Second):
+		t.Error("the session goes on without its caller")
+	}
+}
+
+func eventuallyRaw(t *testing.T, tty *os.File) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !isRaw(t, tty); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no session")
+		}
+	}
+}
+
 // TestConnectionLost cuts the connection during a session in raw mode.
 func TestConnectionLost(t *testing.T) {
 	r := newRig(t)

@@ -88,6 +88,13 @@ func (u *User) Knows(m *Machine) *User {
 	return u
 }
 
+// In is the same user in a subtest, which then is the one that fails.
+func (u *User) In(t testing.TB) *User {
+	c := *u
+	c.t = t
+	return &c
+}
+
 // Command is the CLI with arguments, not started.
 func (u *User) Command(args ...string) *exec.Cmd {
 	u.t.Helper()

@@ -125,7 +125,8 @@ func exitWith(code int, err error) error {
 		return nil
 	}
 	var exit *ExitError
-	if errors.As(err, &exit) {
+	var signal *SignalError
+	if errors.As(err, &exit) || errors.As(err, &signal) {
 		return err
 	}
 	var api *APIError

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
@@ -83,8 +84,15 @@ func code(err error) connect.Code {
 	return connect.CodeUnknown
 }
 
+// clip makes a message fit for a terminal: parts of it come from callers,
+// registries and images.
 func clip(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\uFFFD"))
 	if len(s) <= maxErrorBytes {
 		return s
 	}

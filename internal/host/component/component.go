@@ -74,10 +74,15 @@ func (b *Builder) Component(ctx context.Context, name string) (Binary, error) {
 	return bin, nil
 }
 
+// leaveOut are build tags for what modules bring along and Wherry's own programs
+// never use: gRPC's tracing pages (whose templates keep the linker from removing
+// unused methods) and Intel's cache allocation.
+var leaveOut = []string{"grpcnotrace", "no_rdt"}
+
 // Program builds cmd/name of Wherry itself into the file out.
 func (b *Builder) Program(ctx context.Context, name, version, out string) (Binary, error) {
 	stamp := "-X wherry.example/wherry/internal/version.Version=" + version
-	args := append(goFlags(nil, []string{stamp}), "./cmd/"+name)
+	args := append(goFlags(leaveOut, []string{stamp}), "./cmd/"+name)
 	if err := b.build(ctx, b.Source, out, false, args); err != nil {
 		return Binary{}, fmt.Errorf("program %s: %w", name, err)
 	}

@@ -119,9 +119,14 @@ func (e *Engine) serveInput(ctx context.Context, c *container, r *run, o AttachO
 }
 
 func (e *Engine) serveStdin(ctx context.Context, c *container, r *run, in io.Reader) {
-	stop := context.AfterFunc(ctx, r.stdio.interruptStdin)
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		r.stdio.interruptStdin()
+	})
 	err := r.stdio.writeStdin(in)
 	if !stop() {
+		<-interrupted // else the deadline could be set after it was taken back
 		r.stdio.resumeStdin()
 		return // the caller hung up: the container's input stays open for the next
 	}

@@ -15,7 +15,6 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/gc"
 	_ "github.com/containerd/containerd/v2/plugins/leases"
 	_ "github.com/containerd/containerd/v2/plugins/metadata"
-	_ "github.com/containerd/containerd/v2/plugins/mount"
 	_ "github.com/containerd/containerd/v2/plugins/sandbox"
 	_ "github.com/containerd/containerd/v2/plugins/server/ttrpc"
 	_ "github.com/containerd/containerd/v2/plugins/services/containers"
@@ -23,7 +22,6 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/services/diff"
 	_ "github.com/containerd/containerd/v2/plugins/services/events"
 	_ "github.com/containerd/containerd/v2/plugins/services/images"
-	_ "github.com/containerd/containerd/v2/plugins/services/introspection"
 	_ "github.com/containerd/containerd/v2/plugins/services/leases"
 	_ "github.com/containerd/containerd/v2/plugins/services/namespaces"
 	_ "github.com/containerd/containerd/v2/plugins/services/sandbox"
@@ -31,6 +29,4 @@ import (
 	_ "github.com/containerd/containerd/v2/plugins/services/tasks"
 	_ "github.com/containerd/containerd/v2/plugins/services/warning"
 	_ "github.com/containerd/containerd/v2/plugins/snapshots/overlay/plugin"
-	_ "github.com/containerd/containerd/v2/plugins/streaming"
-	_ "github.com/containerd/containerd/v2/plugins/transfer"
 )

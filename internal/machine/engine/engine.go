@@ -48,7 +48,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"wherry.example/wherry/config"
@@ -95,7 +94,7 @@ type Engine struct {
 	log      *slog.Logger
 	client   *client.Client // in-memory, default namespace userNamespace
 	images   *images.Keeper
-	server   *server.Server
+	server   *embedded
 	settings atomic.Pointer[Settings]
 	table    table
 	events   eventRing

@@ -107,10 +107,12 @@ var linkLocal = netip.MustParsePrefix("fe80::1/64")
 // loopback6 lets answers of containers to the machine's ::1 back in: the
 // kernel takes packets for ::1 only by a link that has a route for it. (They
 // are for ::1 only after translation; real ones from outside are dropped.)
+// Routes to one address of one priority would replace each other, so that only
+// the newest bridge had one.
 func loopback6(l netlink.Link) error {
 	err := netlink.RouteReplace(&netlink.Route{
 		LinkIndex: l.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("::1/128")),
-		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 1024,
+		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Priority: 1024 + l.Attrs().Index,
 	})
 	if err != nil {
 		return fmt.Errorf("add the route for ::1: %w", err)

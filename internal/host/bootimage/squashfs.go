@@ -11,11 +11,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"wherry.example/wherry/internal/host/rootfs"
 )
@@ -77,8 +79,13 @@ func squashfsVersion(ctx context.Context) (string, error) {
 }
 
 func pack(ctx context.Context, tar *bytes.Buffer, file string) error {
-	tmp := file + ".tmp"
-	defer os.Remove(tmp)
+	// A folder of its own: mksquashfs appends to a file that another build has begun.
+	dir, err := os.MkdirTemp(filepath.Dir(file), "packing-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	tmp := filepath.Join(dir, "root")
 	epoch := fmt.Sprint(rootfs.Epoch.Unix())
 	// The tar file cannot tell the time of the root directory, and -root-time does not reach it (4.5.1).
 	args := slices.Concat([]string{"-", tmp}, fixed, compression, []string{"-mkfs-time", epoch, "-all-time", epoch})
@@ -96,7 +103,11 @@ func environmentWithout(name string) []string {
 	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
 }
 
-// prune removes all but the newest files of a cache directory.
+// abandoned is the age of a folder whose build has died.
+const abandoned = time.Hour
+
+// prune removes all but the newest files of a cache directory. Another build
+// may do the same at the same time.
 func prune(dir string, keep int) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -104,13 +115,20 @@ func prune(dir string, keep int) error {
 	}
 	var files []os.FileInfo
 	for _, e := range entries {
-		if fi, err := e.Info(); err == nil {
+		fi, err := e.Info()
+		switch {
+		case err != nil: // it is gone
+		case !fi.IsDir():
 			files = append(files, fi)
+		case time.Since(fi.ModTime()) > abandoned:
+			if err := os.RemoveAll(filepath.Join(dir, fi.Name())); err != nil {
+				return err
+			}
 		}
 	}
 	slices.SortFunc(files, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
 	for _, fi := range files[min(keep, len(files)):] {
-		if err := os.Remove(filepath.Join(dir, fi.Name())); err != nil {
+		if err := os.Remove(filepath.Join(dir, fi.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -37,10 +37,16 @@ func TestLogTail(t *testing.T) {
 	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("one\ntwo\nthr"))
 	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("ee\nfour"))
 	for n, want := range map[uint32]string{0: "", 1: "four", 2: "three\nfour", 3: "two\nthree\nfour", 4: "one\ntwo\nthree\nfour", 99: "one\ntwo\nthree\nfour"} {
-		p, err := l.tail(n)
+		p, err := l.tail(n, time.Time{})
 		if got := readLog(t, l, p); err != nil || got != want {
 			t.Errorf("last %d lines: %q, %v", n, got, err)
 		}
+	}
+	until := time.Now()
+	time.Sleep(time.Millisecond)
+	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("\nfive\nsix\n"))
+	if p, err := l.tail(2, until); err != nil || !strings.HasPrefix(readLog(t, l, p), "three\nfour") {
+		t.Errorf("last 2 lines until before the end: %q, %v", readLog(t, l, p), err)
 	}
 }
 
@@ -79,7 +85,7 @@ func TestLogRotation(t *testing.T) {
 	if p := l.since(time.Now().Add(-time.Hour)); p != l.start() {
 		t.Errorf("all is newer than an hour ago, yet reading begins at %v", p)
 	}
-	if p, err := l.tail(60); err != nil || strings.Count(readLog(t, l, p), "\n") != 60 {
+	if p, err := l.tail(60, time.Time{}); err != nil || strings.Count(readLog(t, l, p), "\n") != 60 {
 		t.Errorf("tail across files: %v, %v", p, err)
 	}
 	// One that was rotated away from goes on with what is there.

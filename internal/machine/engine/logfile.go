@@ -228,8 +228,9 @@ func (l *logFile) since(t time.Time) position {
 	return at
 }
 
-// tail finds where the last n lines begin, reading backwards.
-func (l *logFile) tail(n uint32) (position, error) {
+// tail finds where the last n lines begin, reading backwards. Lines later than
+// until, unless that is zero, do not count.
+func (l *logFile) tail(n uint32, until time.Time) (position, error) {
 	end, _ := l.end()
 	if n == 0 || end.seq == 0 {
 		return end, nil
@@ -239,7 +240,7 @@ func (l *logFile) tail(n uint32) (position, error) {
 	count, last := uint32(0), end
 	open := false // a line that does not end has been counted
 	for _, seq := range seqs {
-		p, done, err := l.tailIn(seq, n, &count, &open)
+		p, done, err := l.tailIn(seq, n, until, &count, &open)
 		if err != nil && !os.IsNotExist(err) {
 			return last, err
 		}
@@ -251,7 +252,7 @@ func (l *logFile) tail(n uint32) (position, error) {
 	return last, nil
 }
 
-func (l *logFile) tailIn(seq int, n uint32, count *uint32, open *bool) (position, bool, error) {
+func (l *logFile) tailIn(seq int, n uint32, until time.Time, count *uint32, open *bool) (position, bool, error) {
 	size, err := l.sizeOf(seq)
 	if err != nil {
 		return position{seq, 0}, false, err
@@ -267,6 +268,7 @@ func (l *logFile) tailIn(seq int, n uint32, count *uint32, open *bool) (position
 			return position{seq, at}, true, nil // what is before cannot be read backwards
 		}
 		switch {
+		case !until.IsZero() && fr.time.After(until):
 		case !fr.piece && *count == n:
 			return position{seq, at}, true, nil
 		case !fr.piece:

@@ -151,7 +151,7 @@ func (e *Engine) Logs(ctx context.Context, q *wherryv1.StreamContainerLogsReques
 	since, until := timeOf(q.Since), timeOf(q.Until)
 	from := l.since(since)
 	if q.TailSet {
-		if from, err = l.tail(q.Tail); err != nil {
+		if from, err = l.tail(q.Tail, until); err != nil {
 			return err
 		}
 	}

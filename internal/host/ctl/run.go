@@ -11,7 +11,9 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
+	"connectrpc.com/connect"
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/internal/host/ctl/terminal"
 )
@@ -58,7 +60,28 @@ func (c *CLI) Run(ctx context.Context, spec *wherryv1.ContainerSpec, o RunOption
 	if err != nil && !errors.Is(err, terminal.ErrDetached) {
 		c.discard(ctx, spec, created.Id)
 	}
+	if err == nil && spec.AutoRemove {
+		c.awaitRemoval(ctx, created.Id)
+	}
 	return c.end(code, err)
+}
+
+// removalLimit is more than a removal takes on a machine that is well.
+const removalLimit = 30 * time.Second
+
+// awaitRemoval gives a --rm container that has ended time to be gone: its name,
+// ports and volumes are free when the command returns.
+func (c *CLI) awaitRemoval(ctx context.Context, id string) {
+	api, err := c.API(ctx)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, removalLimit)
+	defer cancel()
+	_, err = unary(ctx, api.Containers.WaitContainer, &wherryv1.WaitContainerRequest{Container: id, Removed: true})
+	if err != nil && codeOf(err) != connect.CodeNotFound {
+		c.notef("the container %s may still be there: %v", id, err)
+	}
 }
 
 func (c *CLI) runDetached(ctx context.Context, spec *wherryv1.ContainerSpec, id string) error {

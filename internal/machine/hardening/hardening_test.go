@@ -139,3 +139,11 @@ func read(t *testing.T, file string) []byte {
 	}
 	return b
 }
+
+func TestReserve(t *testing.T) {
+	for memory, want := range map[uint64]int{0: 1, 486 << 20: 1, smallMemory - 1: 1, smallMemory: 0, 64 << 30: 0} {
+		if got := reserve(memory); len(got) != want {
+			t.Errorf("%d bytes of memory: %v", memory, got)
+		}
+	}
+}

@@ -24,7 +24,7 @@ import (
 
 // compression is how the root image is packed; docs/decisions/0002 has the
 // measurements behind it.
-var compression = []string{"-comp", "zstd", "-Xcompression-level", "22", "-b", "1M"}
+var compression = []string{"-comp", "zstd", "-Xcompression-level", "22", "-b", "256K"}
 
 // fixed are the options that make equal trees equal bytes.
 var fixed = []string{

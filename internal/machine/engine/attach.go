@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/containerd/containerd/v2/client"
@@ -28,7 +29,8 @@ type AttachOptions struct {
 // Attach joins the streams of a running container until its run ends or the
 // caller hangs up; the container goes on in that case. Output is read from the
 // log, so a slow caller delays nobody; one that is slower than the log rotates
-// misses what was rotated away.
+// misses what was rotated away, and what a full disk did not take is told at
+// the end.
 func (e *Engine) Attach(ctx context.Context, o AttachOptions, send func(*wherryv1.AttachResponse) error) error {
 	c, err := e.table.find(o.Ref, false)
 	if err != nil {
@@ -39,6 +41,7 @@ func (e *Engine) Attach(ctx context.Context, o AttachOptions, send func(*wherryv
 	}
 	defer c.read()()
 	from, _ := c.logs.end()
+	lost := c.logs.lostBytes()
 	if o.Logs {
 		from = c.logs.start()
 	}
@@ -64,7 +67,16 @@ func (e *Engine) Attach(ctx context.Context, o AttachOptions, send func(*wherryv
 	if !ended {
 		e.serveInput(ctx, c, r, o)
 	}
-	return e.attachOutput(ctx, c, r, from, send)
+	if err := e.attachOutput(ctx, c, r, from, send); err != nil {
+		return err
+	}
+	if n := c.logs.lostBytes() - lost; n > 0 {
+		note := fmt.Appendf(nil, "wherry: %d bytes of output are lost: they could not be written to the machine's state (is it full?)\n", n)
+		if err := send(&wherryv1.AttachResponse{Message: &wherryv1.AttachResponse_Stderr{Stderr: note}}); err != nil {
+			return err
+		}
+	}
+	return send(&wherryv1.AttachResponse{Message: &wherryv1.AttachResponse_ExitCode{ExitCode: int32(r.code)}})
 }
 
 // lastRun is the running run; just after a start also one that has ended already.
@@ -91,17 +103,13 @@ func (e *Engine) attachOutput(ctx context.Context, c *container, r *run, from po
 			return false, r.done
 		}
 	}
-	err := reader.follow(ctx, over, func(f frame) error {
+	return reader.follow(ctx, over, func(f frame) error {
 		data := append([]byte(nil), f.data...)
 		if f.stream == wherryv1.Stream_STREAM_STDERR {
 			return send(&wherryv1.AttachResponse{Message: &wherryv1.AttachResponse_Stderr{Stderr: data}})
 		}
 		return send(&wherryv1.AttachResponse{Message: &wherryv1.AttachResponse_Stdout{Stdout: data}})
 	}, nil)
-	if err != nil {
-		return err
-	}
-	return send(&wherryv1.AttachResponse{Message: &wherryv1.AttachResponse_ExitCode{ExitCode: int32(r.code)}})
 }
 
 // serveInput passes on what the caller sends, until ctx ends.

@@ -104,6 +104,13 @@ func (l *logFile) write(stream wherryv1.Stream, data []byte) {
 	l.changed = make(chan struct{})
 }
 
+// lostBytes counts what could not be written since wherryd started.
+func (l *logFile) lostBytes() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
 func (l *logFile) appendLocked(b []byte) error {
 	if l.f == nil || l.size >= l.bytes {
 		if err := l.nextFileLocked(); err != nil {

@@ -167,6 +167,28 @@ func childWorld(t *testing.T) (*child, *world) {
 	return startChild(t, w.dir), w
 }
 
+// TestEndsAroundTheReturnAreFound has containers end all the while that the
+// engine is killed and comes back: before it asks their shims, between that and
+// containerd's own look, which deletes what has ended, and after it.
+func TestEndsAroundTheReturnAreFound(t *testing.T) {
+	c, _ := childWorld(t)
+	t.Cleanup(func() { c.kill() })
+	const count = 16
+	for i := range count {
+		c.must(order{Verb: "create", Ref: fmt.Sprint("c", i), Args: []string{"later", fmt.Sprint(3000 - i*140), "7"}})
+	}
+	for i := range count {
+		c.must(order{Verb: "start", Ref: fmt.Sprint("c", i)})
+	}
+	c = c.restart()
+	time.Sleep(3 * time.Second)
+	for name, s := range c.must(order{Verb: "states"}).States {
+		if s.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED || s.Code != 7 {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+}
+
 func TestEndWhileAwayIsFound(t *testing.T) {
 	c, _ := childWorld(t)
 	t.Cleanup(func() { c.kill() })

@@ -124,6 +124,7 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e.bootID = readBootID()
 	e.board(false, "starting")
 	found := e.probeShims(ctx)
+	defer found.stop()
 	var err error
 	if e.server, e.client, err = startContainerd(e.life, o); err != nil {
 		e.endLife()

@@ -18,8 +18,10 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/sandbox"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/plugins"
 	containerd "github.com/containerd/containerd/v2/plugins/services"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/sirupsen/logrus"
@@ -109,6 +111,11 @@ func (c *embedded) load(ctx context.Context, set *plugin.Set, root, state string
 			return fmt.Errorf("plugin %s: %w", id, err)
 		}
 		c.plugins = append(c.plugins, p)
+		if r.Type == plugins.SnapshotPlugin {
+			if err := removeAbandoned(ctx, instance); err != nil {
+				return fmt.Errorf("plugin %s: %w", id, err)
+			}
+		}
 		if s, ok := instance.(interface{ Start(context.Context) error }); ok && r.Type == plugins.ServerPlugin {
 			servers = append(servers, s)
 		}
@@ -119,6 +126,21 @@ func (c *embedded) load(ctx context.Context, set *plugin.Set, root, state string
 		}
 	}
 	ready.Wait()
+	return nil
+}
+
+// removeAbandoned removes the directories of snapshots that were being made when
+// this process was killed: made, but not yet in the snapshotter's records. The
+// records give the number of such a snapshot to the next one, which could then
+// not be made.
+func removeAbandoned(ctx context.Context, snapshotter any) error {
+	cleaner, ok := snapshotter.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	if err := cleaner.Cleanup(ctx); err != nil && !errdefs.IsNotFound(err) { // not found: no snapshot was ever made
+		return fmt.Errorf("remove what a crash left behind: %w", err)
+	}
 	return nil
 }
 

@@ -269,7 +269,7 @@ func TestRestart(t *testing.T) {
 
 	var removed []string
 	watch := watchAddresses(t, func(s string) {
-		if !announced.MatchString(s) {
+		if !byRouter.MatchString(s) {
 			removed = append(removed, s)
 		}
 	})
@@ -285,8 +285,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// announced are lines of ip monitor that a router causes: it may announce again at any time.
-var announced = regexp.MustCompile(`mngtmpaddr|proto ra|^\s+valid_lft`)
+// byRouter matches lines of ip monitor that a router causes: it may announce again at any time.
+var byRouter = regexp.MustCompile(`mngtmpaddr|proto ra|^\s+valid_lft`)
 
 // watchAddresses runs ip monitor until the returned function is called.
 func watchAddresses(t *testing.T, changed func(string)) (stop func()) {

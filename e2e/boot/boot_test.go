@@ -40,6 +40,9 @@ func TestLife(t *testing.T) {
 	u.Knows(m)
 	key := m.Fingerprint()
 	t.Run("console", func(t *testing.T) { consoleTells(t, m, "persistent") })
+	if out := u.Run("status"); !regexp.MustCompile(`(?m)^Health +good$`).MatchString(out) {
+		t.Errorf("it is not well:\n%s", out)
+	}
 	u.Run("load", "-i", fixture.Archive(t, tools, fixture.Toybox(t)))
 	t.Run("kernel", func(t *testing.T) { kernel(t, u) })
 	start(t, u)

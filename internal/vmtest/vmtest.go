@@ -23,7 +23,7 @@ import (
 )
 
 // Options say what a machine has. The zero value is a machine of 512 MiB and
-// two CPUs with an empty state disk of 2 GiB.
+// one CPU with an empty state disk of 2 GiB.
 type Options struct {
 	// Name of the machine; empty: "test".
 	Name string
@@ -114,7 +114,7 @@ func (m *Machine) settings() (qemu.Settings, error) {
 	}
 	o := m.options
 	s.Image, s.ExtraDisks, s.Cmdline, s.Args = o.Image, o.ExtraDisks, o.Cmdline, o.Args
-	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 2, 2<<30
+	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 1, 2<<30
 	if o.MemoryMiB != 0 {
 		s.MemoryMiB = o.MemoryMiB
 	}

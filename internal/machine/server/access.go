@@ -140,7 +140,8 @@ func (s *Server) gate(ctx context.Context, spec connect.Spec, _ connect.Peer, _ 
 	case !ok:
 		return nil, connect.NewError(connect.CodeUnimplemented, errors.New("this machine does not offer that method"))
 	}
-	s.log.Warn("call refused", "audit", true, "who", who.fingerprint, "comment", who.comment, "method", shortName(spec.Procedure), "role", string(who.role), "needs", string(m.role))
+	// Info, which stays off the console: a caller must not be able to flood it.
+	s.log.Info("call refused", "audit", true, "who", who.fingerprint, "comment", who.comment, "method", shortName(spec.Procedure), "role", string(who.role), "needs", string(m.role))
 	return nil, connect.NewError(connect.CodePermissionDenied,
 		fmt.Errorf("this needs the role %s, your key has the role %s", m.role, who.role))
 }

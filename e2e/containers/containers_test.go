@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,14 +40,18 @@ func newRig(t *testing.T, memoryMiB int, more string) *rig {
 	return &rig{User: u, t: t, m: m, r: r}
 }
 
+// longLived is the name of a container that is not a single subtest's.
+const longLived = "db"
+
 // test runs a subtest, which fails by itself, and removes its containers afterwards.
 func (g *rig) test(name string, f func(*rig)) {
 	g.t.Run(name, func(t *testing.T) {
 		begin := time.Now()
 		sub := &rig{User: g.User.In(t), t: t, m: g.m, r: g.r}
 		defer func() {
-			if ids := strings.Fields(sub.Try("ps", "-aq").Stdout); len(ids) > 0 {
-				sub.Try(append([]string{"rm", "-f", "-v"}, ids...)...)
+			names := strings.Fields(sub.Try("ps", "-a", "--format", "{{.Names}}").Stdout)
+			if names = slices.DeleteFunc(names, func(n string) bool { return n == longLived }); len(names) > 0 {
+				sub.Try(append([]string{"rm", "-f", "-v"}, names...)...)
 			}
 			t.Logf("%.1f s", time.Since(begin).Seconds())
 		}()

@@ -27,6 +27,9 @@ import (
 func TestServices(t *testing.T) {
 	g := newRig(t, 1024, "")
 	g.test("pull shows progress", pullProgress)
+	// Making its database takes the longest: it does that beside the others.
+	g.Run("volume", "create", "rows")
+	g.Run("run", "-d", "--name", longLived, "--restart", "unless-stopped", "-v", "rows:/var/lib/postgresql/data", g.r.Ref(fixture.Postgres))
 	g.test("nginx serves a volume through a published port", nginx)
 	g.test("redis passes its benchmark and is healthy", redis)
 	g.test("health follows the check", health)
@@ -153,8 +156,6 @@ func health(g *rig) {
 // postgres keeps rows through a restart, a crash of the engine, which it does
 // not even notice, and a reboot, which it is asked to get ready for.
 func postgres(g *rig) {
-	g.Run("volume", "create", "rows")
-	g.Run("run", "-d", "--name", "db", "--restart", "unless-stopped", "-v", "rows:/var/lib/postgresql/data", g.r.Ref(fixture.Postgres))
 	g.awaitSQL("select 1", "1")
 	g.sql("create table t (n int primary key, at timestamptz default now()); insert into t (n) select generate_series(1, 100)")
 	begin := time.Now()
@@ -165,13 +166,13 @@ func postgres(g *rig) {
 		g.t.Logf("%s: %d rows, %.0f s since the first query", when, rows, time.Since(begin).Seconds())
 	}
 	check("at first", 100)
-	g.Run("restart", "db")
+	g.Run("restart", longLived)
 	check("after a restart", 101)
 
-	before, since := g.inspect("db"), g.sql("select pg_postmaster_start_time()")
+	before, since := g.inspect(longLived), g.sql("select pg_postmaster_start_time()")
 	g.m.KillDaemon()
 	g.AwaitAPI(time.Minute)
-	if after := g.inspect("db"); after != before {
+	if after := g.inspect(longLived); after != before {
 		g.t.Errorf("the engine's crash changed the container:\n%+v\n%+v", before, after)
 	}
 	if now := g.sql("select pg_postmaster_start_time()"); now != since {
@@ -180,9 +181,9 @@ func postgres(g *rig) {
 	check("after wherryd was killed", 102)
 
 	g.Run("machine", "reboot")
-	g.awaitState("db", "runs", running)
+	g.awaitState(longLived, "runs", running)
 	check("after a reboot", 103)
-	log := g.Try("logs", "--since", "3m", "db")
+	log := g.Try("logs", "--since", "3m", longLived)
 	g.want(log.Stdout+log.Stderr, "database system was shut down at")
 	if strings.Contains(log.Stdout+log.Stderr, "was not properly shut down") {
 		g.t.Errorf("postgres was not asked to end:\n%s%s", log.Stdout, log.Stderr)
@@ -190,7 +191,7 @@ func postgres(g *rig) {
 }
 
 func (g *rig) trySQL(query string) (string, error) {
-	r := g.Try("exec", "db", "psql", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qtAc", query)
+	r := g.Try("exec", longLived, "psql", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qtAc", query)
 	if r.Code != 0 {
 		return "", fmt.Errorf("exit code %d: %s", r.Code, r.Stderr)
 	}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +21,7 @@ import (
 
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/client"
+	"wherry.example/wherry/internal/host/image"
 )
 
 // wherry is this checkout's build. Its measured boot is the second one of a
@@ -71,9 +71,13 @@ func (w *wherry) spec(dir string) (vmSpec, error) {
 }
 
 func (w *wherry) measure(ctx context.Context, dir string) (figures, error) {
+	manifest, err := image.ReadManifest(w.image)
+	if err != nil {
+		return figures{}, err
+	}
 	f := figures{
 		BytesKernel: size(filepath.Join(w.image, "kernel")), BytesInitramfs: size(filepath.Join(w.image, "initramfs")),
-		BytesRoot: size(filepath.Join(w.image, "root.squashfs")), BytesModules: w.modules(),
+		BytesRoot: size(filepath.Join(w.image, "root.squashfs")), BytesModules: manifest.Modules.Bytes,
 	}
 	s, err := w.spec(dir)
 	if err != nil {
@@ -99,26 +103,6 @@ func (w *wherry) measure(ctx context.Context, dir string) (figures, error) {
 	}
 	defer c.Close()
 	return f, w.load(ctx, v, c, &f)
-}
-
-// modules reads the bytes of kernel modules from the build's manifest.
-func (w *wherry) modules() int64 {
-	var m struct {
-		Parts []struct {
-			Name  string `json:"name"`
-			Bytes int64  `json:"bytes"`
-		} `json:"parts"`
-	}
-	text, err := os.ReadFile(filepath.Join(w.image, "manifest.json"))
-	if err != nil || json.Unmarshal(text, &m) != nil {
-		return 0
-	}
-	for _, p := range m.Parts {
-		if p.Name == "modules" {
-			return p.Bytes
-		}
-	}
-	return 0
 }
 
 func (w *wherry) dial(ctx context.Context) (*client.Client, error) {

@@ -289,8 +289,12 @@ func (b *build) describe(ctx context.Context) (Manifest, error) {
 	}
 	m := Manifest{
 		Version: b.version, Edition: b.edition.Name, Arch: arch,
-		Kernel: KernelSource{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
-		Source: sourceState(ctx, b.Source),
+		Kernel:  KernelSource{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
+		Modules: Modules{Count: len(b.root.Order)},
+		Source:  sourceState(ctx, b.Source),
+	}
+	for _, name := range b.root.Order {
+		m.Modules.Bytes += int64(len(b.root.Files[name]))
 	}
 	for _, name := range parts {
 		p, err := measure(b.tmp, name)

@@ -28,6 +28,7 @@ type Manifest struct {
 	Edition string       `json:"edition"`
 	Arch    string       `json:"arch"`
 	Kernel  KernelSource `json:"kernel"`
+	Modules Modules      `json:"modules"`
 	Source  *Source      `json:"source,omitempty"`
 	Parts   []Part       `json:"parts"`
 }
@@ -37,6 +38,12 @@ type KernelSource struct {
 	Package string `json:"package,omitempty"`
 	Version string `json:"version,omitempty"`
 	Release string `json:"release,omitempty"`
+}
+
+// Modules are the kernel modules in the root, as they lie there: not compressed.
+type Modules struct {
+	Count int   `json:"count"`
+	Bytes int64 `json:"bytes"`
 }
 
 // Source is the commit that was built.

@@ -44,7 +44,7 @@ func (x target) connections(t *testing.T) {
 	} {
 		group.Go(func() { x.ends(t, name, x.dialTLS(t, name == "HTTP/2 noise"), text) })
 	}
-	for range 15 {
+	for range 6 {
 		group.Go(func() { x.dribble(t) })
 	}
 	time.Sleep(3 * time.Second)

@@ -141,7 +141,13 @@ func table(r results) string {
 		if y != 0 && x != 0 {
 			ratio = fmt.Sprintf("%.2f", x/y)
 		}
-		fmt.Fprintf(&b, "| %s | "+format+" | "+format+" | %s |\n", what, x, y, ratio)
+		cell := func(v float64) string {
+			if v == 0 {
+				return "–"
+			}
+			return fmt.Sprintf(format, v)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", what, cell(x), cell(y), ratio)
 	}
 	row("kernel, MB", float64(w.BytesKernel)/1e6, float64(d.BytesKernel)/1e6, "%.1f")
 	row("kernel modules, MB, not compressed", float64(w.BytesModules)/1e6, 0, "%.1f")

@@ -217,15 +217,28 @@ func (g *rig) checkEnders() {
 	}
 }
 
-// checkClock wants every line of a log that was written all the while.
+// lostTicks is how many lines a SIGKILL may cost on average: what was read from
+// the container at once and not yet written to the log (docs/decisions/0003,
+// known limits). The clock writes ten lines a second, also while wherryd is away.
+const lostTicks = 5
+
+// checkClock wants every line of a log that was written all the while, in
+// order and once, but for what each kill may cost.
 func (g *rig) checkClock() {
 	lines := strings.Split(strings.TrimSpace(g.Run("logs", "clock")), "\n")
+	next, lost := 1, 0
 	for i, l := range lines {
-		if l != fmt.Sprintf("tick %d", i+1) {
+		var n int
+		if _, err := fmt.Sscanf(l, "tick %d", &n); err != nil || n < next {
 			g.t.Fatalf("line %d of the log is %q, after %q", i+1, l, lines[max(0, i-1)])
 		}
+		lost += n - next
+		next = n + 1
 	}
-	g.t.Logf("%d lines of log, none lost", len(lines))
+	if lost > kills*lostTicks {
+		g.t.Errorf("%d lines of %d are lost by %d kills", lost, next-1, kills)
+	}
+	g.t.Logf("%d lines of log, %d lost", len(lines), lost)
 }
 
 func answers(t *testing.T, url string) {

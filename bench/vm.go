@@ -196,19 +196,6 @@ func (v *vm) kill() {
 	<-v.exited
 }
 
-// powerOff presses the button and waits.
-func (v *vm) powerOff(ctx context.Context) error {
-	if err := v.qmp.call("system_powerdown", nil); err != nil {
-		return err
-	}
-	select {
-	case <-v.exited:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("power off: %w\n%s", ctx.Err(), v.tail())
-	}
-}
-
 // qmp is QEMU's machine protocol: one JSON object a line.
 type qmp struct {
 	c net.Conn

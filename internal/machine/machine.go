@@ -117,7 +117,6 @@ func (p *parts) prepare(ctx context.Context) error {
 	if p.modules, err = module.Open("/lib/modules"); err != nil {
 		return err
 	}
-	p.note("kernel settings", hardening.Limits())
 	p.note("kernel settings", hardening.Apply(p.Log, nil))
 	if p.storage, err = storage.Open(ctx, storage.Options{Dir: stateDir, Settled: settled(ctx), Board: p.board, Log: p.Log}); err != nil {
 		return fmt.Errorf("state: %w", err)
@@ -239,7 +238,8 @@ func again(ctx context.Context, f func() error) {
 func (p *parts) startEngine(ctx context.Context) error {
 	var err error
 	p.volumes, err = volume.Open(volume.Options{
-		Dir: filepath.Join(stateDir, "volumes"), Users: p.volumeUsers, Event: p.volumeEvent, Log: p.Log,
+		Dir: filepath.Join(stateDir, "volumes"), Event: p.volumeEvent, Log: p.Log,
+		Users: func() map[string][]string { return p.engine.VolumeUsers() }, // the engine comes after the volumes
 	})
 	if err != nil {
 		return fmt.Errorf("volumes: %w", err)
@@ -264,23 +264,6 @@ func (p *parts) startEngine(ctx context.Context) error {
 		p.work.Go(func() { p.note("system containers", p.engine.EnsureSystem(ctx, m.SystemContainers)) })
 	})
 	return nil
-}
-
-// volumeUsers tells which containers, the machine's own too, mount which volumes.
-func (p *parts) volumeUsers() map[string][]string {
-	users := map[string][]string{}
-	for _, system := range []bool{false, true} {
-		list, err := p.engine.List(context.Background(), &wherryv1.ListContainersRequest{All: true, System: system})
-		p.note("volumes in use", err)
-		for _, c := range list {
-			for _, m := range c.Mounts {
-				if m.Kind == wherryv1.Mount_KIND_VOLUME {
-					users[m.Source] = append(users[m.Source], c.Name)
-				}
-			}
-		}
-	}
-	return users
 }
 
 func (p *parts) volumeEvent(action, name string) {

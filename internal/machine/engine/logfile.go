@@ -290,15 +290,4 @@ func (l *logFile) tailIn(seq int, n uint32, until time.Time, count *uint32, open
 	return position{seq, 0}, false, nil
 }
 
-// removeAll deletes the files of the log.
-func (l *logFile) removeAll() error {
-	l.closeFile()
-	for _, n := range l.sequence() {
-		if err := os.Remove(l.path(n)); err != nil && !isNotExist(err) {
-			return err
-		}
-	}
-	return nil
-}
-
 func isNotExist(err error) bool { return err != nil && errors.Is(err, fs.ErrNotExist) }

@@ -41,7 +41,7 @@ func Apply(log *slog.Logger, sysctls map[string]string) error {
 		log.Warn("kernel setting", "error", err)
 		errs = append(errs, err)
 	}
-	if err := Limits(); err != nil {
+	if err := limits(); err != nil {
 		log.Warn("limits", "error", err)
 		errs = append(errs, err)
 	}
@@ -78,8 +78,8 @@ func Observe(settings []Setting) map[string]string {
 // kernel's own ceiling (fs.nr_open). Containers get their own limits.
 const maxFiles = 1 << 20
 
-// Limits raises this process's limits, which what it starts inherits.
-func Limits() error {
+// limits raises this process's limits, which what it starts inherits.
+func limits() error {
 	files := unix.Rlimit{Cur: maxFiles, Max: maxFiles}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		return errors.Join(errors.New("raise the limit of open files"), err)

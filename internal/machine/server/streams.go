@@ -154,6 +154,25 @@ func (in *input) take(p part) {
 
 var errStartTwice = errors.New("the stream was started already")
 
+// laterMessage is what the messages of attach and exec after the first have in common.
+type laterMessage interface {
+	GetStdin() []byte
+	GetResize() *wherryv1.TerminalSize
+	GetSignal() string
+	GetCloseStdin() bool
+}
+
+// later returns what a message after the first says. It must not start again.
+func later(m laterMessage, starts bool, err error) (part, error) {
+	if err != nil {
+		return part{}, err
+	}
+	if starts {
+		return part{}, errStartTwice
+	}
+	return part{m.GetStdin(), m.GetResize(), m.GetSignal(), m.GetCloseStdin()}, nil
+}
+
 func (c *containers) Attach(ctx context.Context, stream *connect.BidiStream[wherryv1.AttachRequest, wherryv1.AttachResponse]) error {
 	message, err := stream.Receive()
 	if err != nil {
@@ -165,13 +184,7 @@ func (c *containers) Attach(ctx context.Context, stream *connect.BidiStream[wher
 	}
 	in, stop := pump(ctx, func() (part, error) {
 		m, err := stream.Receive()
-		if err != nil {
-			return part{}, err
-		}
-		if m.GetStart() != nil {
-			return part{}, errStartTwice
-		}
-		return part{m.GetStdin(), m.GetResize(), m.GetSignal(), m.GetCloseStdin()}, nil
+		return later(m, m.GetStart() != nil, err)
 	})
 	defer stop()
 	o := AttachOptions{Ref: start.Container, Logs: start.Logs, Start: start.Start, Size: start.Size, Resize: in.resize, Signals: in.signals}
@@ -192,13 +205,7 @@ func (c *containers) Exec(ctx context.Context, stream *connect.BidiStream[wherry
 	}
 	in, stop := pump(ctx, func() (part, error) {
 		m, err := stream.Receive()
-		if err != nil {
-			return part{}, err
-		}
-		if m.GetStart() != nil {
-			return part{}, errStartTwice
-		}
-		return part{m.GetStdin(), m.GetResize(), m.GetSignal(), m.GetCloseStdin()}, nil
+		return later(m, m.GetStart() != nil, err)
 	})
 	defer stop()
 	o := ExecOptions{Start: start, Resize: in.resize, Signals: in.signals}

@@ -29,14 +29,6 @@ type chosenImage struct {
 // manifestDesc is the last step from the target down: the manifest itself.
 func (c chosenImage) manifestDesc() ocispec.Descriptor { return c.path[len(c.path)-1] }
 
-func (c chosenImage) compressedBytes() int64 {
-	n := int64(0)
-	for _, l := range c.manifest.Layers {
-		n += l.Size
-	}
-	return n
-}
-
 // document fetches a bounded document whose digest was verified.
 type document func(ctx context.Context, desc ocispec.Descriptor, what string) ([]byte, error)
 

@@ -8,12 +8,12 @@
 # not root. On other systems it says what is missing and ends with 1.
 set -eu
 
-run='qemu-system-x86 qemu-utils squashfs-tools gcc libc6-dev libseccomp-dev ca-certificates curl'
+run='qemu-system-x86 qemu-utils squashfs-tools gcc libc6-dev libseccomp-dev pkg-config ca-certificates curl'
 test="$run xfsprogs gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2"
 
 case ${1:-} in
-run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc' ;;
-test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc mkfs.xfs sgdisk mkfs.ext4 mkswap nft docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip' ;;
+run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config' ;;
+test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config mkfs.xfs sgdisk mkfs.ext4 mkswap nft docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip' ;;
 *)
 	echo "usage: $0 run|test" >&2
 	exit 2
@@ -24,9 +24,24 @@ PATH=$PATH:/usr/sbin:/sbin
 say() { echo "setup: $*" >&2; }
 
 if ! command -v go >/dev/null; then
-	say "Go is missing: install Go 1.26 or newer from go.dev"
+	say "Go is missing: install Go 1.26 or newer (go.dev/dl) and put its bin folder on your PATH"
 	exit 1
 fi
+# Debian's own Go is older, and what it says of go.mod does not help. From 1.21
+# on Go fetches the right toolchain itself, unless it was told not to.
+goversion=$(cd / && go env GOVERSION)
+case $goversion in
+go1.[0-9] | go1.[0-9].* | go1.1[0-9] | go1.1[0-9].* | go1.20*)
+	say "$goversion at $(command -v go) is too old: install Go 1.26 or newer (go.dev/dl)"
+	exit 1
+	;;
+go1.2[1-5]*)
+	if [ "$(cd / && go env GOTOOLCHAIN)" = local ]; then
+		say "$goversion at $(command -v go) is too old: install Go 1.26 or newer (go.dev/dl), or let Go fetch it with GOTOOLCHAIN=auto"
+		exit 1
+	fi
+	;;
+esac
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 	missing=

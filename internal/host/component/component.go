@@ -12,7 +12,8 @@
 // time: Go's build cache makes that quick.
 //
 // All are built with -trimpath, no build id and no VCS stamp: the same
-// sources give the same bytes in every directory. They are Linux programs on
+// sources give the same bytes in every directory. Line numbers of the code of
+// others are left out (docs/decisions/0012). They are Linux programs on
 // whatever host; a cgo component on another system than Linux needs a cross
 // compiler in CC.
 package component
@@ -30,6 +31,7 @@ import (
 	"slices"
 	"strings"
 
+	"wherry.example/wherry/internal/format/pclntab"
 	"wherry.example/wherry/internal/host/deb"
 )
 
@@ -113,7 +115,30 @@ func (b *Builder) build(ctx context.Context, dir, out string, cgo bool, args []s
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, bytes.TrimSpace(text))
 	}
+	if err := dropLines(bin); err != nil {
+		return err
+	}
 	return os.Rename(bin, out)
+}
+
+// linesVersion goes into the key of what is cached: it changes with what dropLines does.
+const linesVersion = "lines of our own"
+
+// dropLines leaves the line numbers of our own functions in a program: a crash
+// is told with those, and with name and offset for the rest.
+func dropLines(file string) error {
+	program, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if _, err := pclntab.DropLines(program, isOurs); err != nil {
+		return err
+	}
+	return os.WriteFile(file, program, 0o755)
+}
+
+func isOurs(function string) bool {
+	return strings.HasPrefix(function, "main.") || strings.HasPrefix(function, "wherry.example/wherry/")
 }
 
 // environment is the caller's without what would change the result.
@@ -140,7 +165,7 @@ func (b *Builder) key(ctx context.Context, r *Recipe, linked []deb.Candidate) (s
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprintf(h, "%s\n%s\n%q\n", goVersion, b.Arch, r.flags())
+	fmt.Fprintf(h, "%s\n%s\n%q\n%s\n", goVersion, b.Arch, r.flags(), linesVersion)
 	if r.CGO {
 		cc, err := compiler(ctx)
 		if err != nil {

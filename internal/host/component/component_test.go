@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wherry.example/wherry/internal/format/pclntab"
 )
 
 // checkout writes a source tree with one component that needs no other module
@@ -106,6 +108,18 @@ func TestTagsAndStamps(t *testing.T) {
 	}
 	if out, err := exec.Command(own.Path).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "7.8.9" {
 		t.Errorf("the program says %q, %v", out, err)
+	}
+	for _, program := range []Binary{bin, own} {
+		data, err := os.ReadFile(program.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := pclntab.DropLines(data, isOurs); n != 0 || err != nil {
+			t.Errorf("%s has %d bytes of lines of others, %v", program.Name, n, err)
+		}
+		if n, err := pclntab.DropLines(data, func(string) bool { return false }); n == 0 || err != nil {
+			t.Errorf("%s has no lines of its own, %v", program.Name, err)
+		}
 	}
 }
 

@@ -1,0 +1,31 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// wherry-shim holds all containers of a machine. See package shim.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+
+	_ "wherry.example/wherry/internal/machine/shim/nsinit" // is this program inside of containers
+
+	"wherry.example/wherry/internal/machine/shim"
+)
+
+func main() {
+	if len(os.Args) < 2 || os.Args[1] != "serve" {
+		fmt.Fprintln(os.Stderr, "usage: wherry-shim serve [--state DIR] [--reaped FILE]")
+		os.Exit(2)
+	}
+	var o shim.Options
+	flags := flag.NewFlagSet("wherry-shim serve", flag.ExitOnError)
+	flags.StringVar(&o.Dir, "state", "/run/wherry/shim", "directory of the socket and of what is known of containers")
+	flags.StringVar(&o.Reaped, "reaped", "/run/wherry/reaped", "PID 1's record of the processes it reaped")
+	flags.Parse(os.Args[2:]) // exits on errors
+	if err := shim.Run(o); err != nil {
+		fmt.Fprintln(os.Stderr, "wherry-shim:", err)
+		os.Exit(1)
+	}
+}

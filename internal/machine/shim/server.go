@@ -1,0 +1,169 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package shim is the one process of a machine that holds all its containers.
+// It is its own runtime: libcontainer is linked in, and its program is
+// also what runs first inside of a container (package nsinit).
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	_ "github.com/opencontainers/cgroups/devices" // lets cgroups hold the device rules
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// Options says where things are.
+type Options struct {
+	Dir    string // the socket, the lock and the state; ends with the boot
+	Reaped string // PID 1's record of what it reaped
+}
+
+// Server is the containers and their API.
+type Server struct {
+	dir    string
+	reaped string
+	stop   chan struct{}
+	asking sync.WaitGroup // for ends that an earlier instance did not see
+
+	mu   sync.Mutex
+	all  map[string]*container // nil while it is being created or destroyed
+	quit bool
+}
+
+// Run serves until it is told to end. Another instance at work is no error.
+func Run(o Options) error {
+	if err := prepare(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := takeLock(filepath.Join(o.Dir, "lock"))
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		fmt.Fprintln(os.Stderr, "wherry-shim: another instance holds", o.Dir)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s := &Server{dir: o.Dir, reaped: o.Reaped, all: map[string]*container{}, stop: make(chan struct{})}
+	s.adopt()
+	go s.heedSignals()
+	return s.serve()
+}
+
+// prepare makes this process one that lasts and costs little.
+func prepare() error {
+	log.L.Logger.SetOutput(io.Discard) // ttrpc's; what it has to say is about connections that end
+	logrus.SetLevel(logrus.WarnLevel)
+	logrus.SetOutput(os.Stderr)
+	debug.SetGCPercent(gcPercent)
+	runtime.GOMAXPROCS(processors)
+	// libcontainer hands it on to what runs first in a container.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	return os.Chdir("/")
+}
+
+const (
+	// gcPercent keeps the heap small: it is a few hundred kilobytes, and Go would let it grow to 4 MB.
+	gcPercent = 25
+	// processors bounds Go's caches. The work is done by the children.
+	processors = 2
+)
+
+// takeLock is held until this process ends, however it does.
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// listen makes the socket appear only when there is someone to answer.
+func listen(path string) (net.Listener, error) {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(tmp, 0o600); err != nil {
+		return nil, err
+	}
+	return l, os.Rename(tmp, path)
+}
+
+func (s *Server) serve() error {
+	l, err := listen(filepath.Join(s.dir, "shim.sock"))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	api, err := ttrpc.NewServer()
+	if err != nil {
+		return err
+	}
+	taskapi.RegisterTTRPCTaskService(api, service{s})
+	go func() {
+		<-s.stop
+		os.Remove(filepath.Join(s.dir, "shim.sock"))
+		api.Shutdown(context.Background())
+	}()
+	err = api.Serve(context.Background(), l)
+	if errors.Is(err, ttrpc.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// heedSignals ignores what would end this process while it holds containers.
+// They are caught rather than ignored: containers would inherit that.
+func (s *Server) heedSignals() {
+	c := make(chan os.Signal, 8)
+	signal.Notify(c, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE, unix.SIGQUIT)
+	for sig := range c {
+		if sig == unix.SIGTERM {
+			s.endIfEmpty()
+		}
+	}
+}
+
+// endIfEmpty ends this process if it holds no container; no new one is taken after that.
+func (s *Server) endIfEmpty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.all) > 0 {
+		return false
+	}
+	if !s.quit {
+		s.quit = true
+		close(s.stop)
+	}
+	return true
+}

@@ -71,7 +71,7 @@ type Key struct {
 
 // Network is how the machine itself is reached.
 type Network struct {
-	// Interfaces are the links that need more than DHCP and SLAAC.
+	// Interfaces are the links that need more than DHCP and what routers announce.
 	Interfaces []Interface `yaml:"interfaces,omitempty" json:"interfaces,omitempty"`
 	// Nameservers are addresses; they come before those from DHCP.
 	Nameservers []string `yaml:"nameservers,omitempty" json:"nameservers,omitempty"`
@@ -79,13 +79,13 @@ type Network struct {
 	Search []string `yaml:"search,omitempty" json:"search,omitempty"`
 }
 
-// Interface configures the links that match. Links that no entry matches use DHCP and SLAAC.
+// Interface configures the links that match. Links that no entry matches use DHCP and what routers announce.
 type Interface struct {
 	// Match is a link name ("eth0"), a glob of it ("enp*") or a MAC address.
 	Match string `yaml:"match" json:"match"`
 	// DHCP asks for an IPv4 address. It is true unless Addresses has one.
 	DHCP *bool `yaml:"dhcp,omitempty" json:"dhcp,omitempty"`
-	// IPv6 is "auto" (SLAAC, default), "off" or "static".
+	// IPv6 is "auto" (what routers announce: SLAAC or DHCPv6; default), "off" or "static".
 	IPv6 string `yaml:"ipv6,omitempty" json:"ipv6,omitempty"`
 	// Addresses are in CIDR form, IPv4 or IPv6.
 	Addresses []string `yaml:"addresses,omitempty" json:"addresses,omitempty"`

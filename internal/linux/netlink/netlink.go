@@ -52,6 +52,8 @@ type Address struct {
 	Valid time.Duration
 	// Tentative says that it cannot be used yet.
 	Tentative bool
+	// Duplicate says that another device has it.
+	Duplicate bool
 }
 
 // Route is a unicast route of the main table.
@@ -159,8 +161,65 @@ func addressOf(m []byte) (Address, bool) {
 		local = address
 	}
 	out.Tentative = flags&unix.IFA_F_TENTATIVE != 0
+	out.Duplicate = flags&unix.IFA_F_DADFAILED != 0
 	out.Prefix = netip.PrefixFrom(local, int(head.Prefixlen))
 	return out, out.Prefix.IsValid()
+}
+
+// Router is what a link's routers say of how to come by addresses.
+type Router struct {
+	// Heard says that one spoke since the link came up.
+	Heard bool
+	// Managed: addresses are given by DHCPv6. Other: name servers and the like are.
+	Managed, Other bool
+}
+
+// Attributes and flags of the kernel's IPv6 state of a link.
+const (
+	inet6Flags      = 1 // IFLA_INET6_FLAGS
+	routerHeard     = 0x20
+	routerManaged   = 0x40
+	routerOtherConf = 0x80
+)
+
+// Routers returns what the routers of each link said, by the link's index.
+func Routers() (map[int]Router, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_INET6))
+	messages, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil && !interrupted(err) {
+		return nil, fmt.Errorf("ask what routers said: %w", err)
+	}
+	out := map[int]Router{}
+	for _, m := range messages {
+		if len(m) < unix.SizeofIfInfomsg {
+			continue
+		}
+		flags := inet6FlagsOf(m[unix.SizeofIfInfomsg:])
+		out[int(nl.DeserializeIfInfomsg(m).Index)] = Router{
+			Heard: flags&routerHeard != 0, Managed: flags&routerManaged != 0, Other: flags&routerOtherConf != 0,
+		}
+	}
+	return out, nil
+}
+
+func inet6FlagsOf(attributes []byte) uint32 {
+	attrs, err := nl.ParseRouteAttr(attributes)
+	if err != nil {
+		return 0
+	}
+	for _, a := range attrs {
+		if a.Attr.Type&^unix.NLA_F_NESTED != unix.IFLA_PROTINFO {
+			continue
+		}
+		nested, err := nl.ParseRouteAttr(a.Value)
+		for _, n := range nested {
+			if err == nil && n.Attr.Type == inet6Flags && len(n.Value) == 4 {
+				return nl.NativeEndian().Uint32(n.Value)
+			}
+		}
+	}
+	return 0
 }
 
 // Routes lists the unicast routes of the main table that have one link.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -22,8 +23,12 @@ type Event struct {
 	Changed *Link
 	// Removed is the index of a link that is gone.
 	Removed int
-	// Address is the index of a link whose addresses changed.
+	// Address is the index of a link whose addresses changed, or what a router
+	// says of them.
 	Address int
+	// Duplicate is the IPv6 address that the kernel took from that link, because
+	// another device has it.
+	Duplicate netip.Addr
 	// Router are options of a router's announcement that came in by the link Announced.
 	Announced int
 	Router    []byte
@@ -36,7 +41,8 @@ type Watch struct {
 }
 
 // groups are the kernel's multicast groups that a Watch joins.
-const groups = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1) | 1<<(unix.RTNLGRP_ND_USEROPT-1)
+const groups = 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_IFADDR-1) | 1<<(unix.RTNLGRP_IPV6_IFADDR-1) |
+	1<<(unix.RTNLGRP_IPV6_IFINFO-1) | 1<<(unix.RTNLGRP_ND_USEROPT-1)
 
 // NewWatch begins to watch: what changes from now on is reported.
 func NewWatch() (*Watch, error) {
@@ -84,15 +90,30 @@ func eventOf(m syscall.NetlinkMessage) (Event, bool) {
 		if len(m.Data) < unix.SizeofIfAddrmsg {
 			return Event{}, false
 		}
-		return Event{Address: int(nl.DeserializeIfAddrmsg(m.Data).Index)}, true
+		return addressEvent(m)
 	case unix.RTM_NEWNDUSEROPT:
 		return routerEvent(m.Data)
 	}
 	return Event{}, false
 }
 
+func addressEvent(m syscall.NetlinkMessage) (Event, bool) {
+	e := Event{Address: int(nl.DeserializeIfAddrmsg(m.Data).Index)}
+	if a, ok := addressOf(m.Data); ok && a.Duplicate && m.Header.Type == unix.RTM_DELADDR {
+		e.Duplicate = a.Prefix.Addr()
+	}
+	return e, true
+}
+
 func linkEvent(m syscall.NetlinkMessage) (Event, bool) {
-	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
+	if len(m.Data) < unix.SizeofIfInfomsg {
+		return Event{}, false
+	}
+	switch m.Data[0] {
+	case unix.AF_UNSPEC:
+	case unix.AF_INET6:
+		return Event{Address: int(nl.DeserializeIfInfomsg(m.Data).Index)}, m.Header.Type == unix.RTM_NEWLINK
+	default:
 		return Event{}, false // of a bridge's ports
 	}
 	if m.Header.Type == unix.RTM_DELLINK {

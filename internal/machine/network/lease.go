@@ -29,8 +29,11 @@ const (
 // Lease is what a DHCP server gave. It is kept in a file, so that the next
 // wherryd goes on where this one ended.
 type Lease struct {
-	MAC     string
-	Server  netip.Addr
+	MAC    string
+	Server netip.Addr
+	// ServerID is how a DHCPv6 server is known.
+	ServerID []byte `json:",omitempty"`
+	// Address is not valid when DHCPv6 was asked for servers only.
 	Address netip.Prefix
 	Routes  []LeaseRoute
 	DNS     []netip.Addr
@@ -57,7 +60,7 @@ func (l *Lease) left(now time.Duration) time.Duration { return l.Obtained + l.Ex
 func newLease(ack *dhcpv4.DHCPv4, now time.Duration) (*Lease, error) {
 	l := &Lease{
 		MAC: ack.ClientHWAddr.String(), Obtained: now, Server: addr4(ack.ServerIdentifier()),
-		DNS: servers(ack.DNS()), NTP: servers(ack.NTPServers()), Search: searchOf(ack),
+		DNS: servers4(ack.DNS()), NTP: servers4(ack.NTPServers()), Search: searchOf(ack),
 	}
 	a := addr4(ack.YourIPAddr)
 	if !usable(a) {
@@ -145,7 +148,7 @@ func appendDomain(list []string, d string) []string {
 	return append(list, d)
 }
 
-func servers(ips []net.IP) []netip.Addr {
+func servers4(ips []net.IP) []netip.Addr {
 	var out []netip.Addr
 	for _, ip := range ips {
 		if a := addr4(ip); usable(a) && len(out) < maxServers && !slices.Contains(out, a) {

@@ -8,7 +8,7 @@
 // addresses on it that no router announced and the routes that are marked as
 // static or from DHCP; resolv.conf and network/ in /run/wherry; and the host
 // name. It reads the configuration, DHCP servers' leases and what routers
-// announce; addresses by SLAAC are the kernel's.
+// announce, DHCPv6 among it; addresses by SLAAC are the kernel's.
 //
 // One goroutine (Run) does it all: something changed → observe → plan → apply,
 // until there is nothing to do. Besides it there is a goroutine that waits for
@@ -174,6 +174,7 @@ func (n *Network) takeEvent(e netlink.Event) bool {
 	case e.Removed != 0:
 		return n.links[e.Removed] != nil
 	case e.Address != 0:
+		n.takeDuplicate(e)
 		return n.links[e.Address] != nil
 	case e.Announced != 0:
 		u := n.links[e.Announced]

@@ -145,7 +145,8 @@ func (w *wire) forget() {
 
 func (w *wire) await(what string, ok func() bool) {
 	w.t.Helper()
-	for deadline := time.Now().Add(25 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	// The longest pause after a conflict, and what comes after it.
+	for deadline := time.Now().Add(minPause*3/2 + 5*time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			out, _ := exec.Command("ip", "addr").CombinedOutput()
 			w.mu.Lock()

@@ -25,6 +25,10 @@ func observe() (links []observed, loopback netlink.Link, err error) {
 	if err != nil {
 		return nil, loopback, err
 	}
+	routers, err := netlink.Routers()
+	if err != nil {
+		return nil, loopback, err
+	}
 	for _, l := range all {
 		if l.Loopback {
 			loopback = l
@@ -32,7 +36,7 @@ func observe() (links []observed, loopback netlink.Link, err error) {
 		if !managed(l) {
 			continue
 		}
-		o := observed{Link: l, Settings: readSettings(l.Name)}
+		o := observed{Link: l, Settings: readSettings(l.Name), Router: routers[l.Index]}
 		for _, a := range addresses {
 			if a.Link == l.Index {
 				o.Addresses = append(o.Addresses, a)

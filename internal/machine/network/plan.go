@@ -22,12 +22,14 @@ type observed struct {
 	Addresses []netlink.Address
 	Routes    []netlink.Route
 	Settings  map[setting]string
+	Router    netlink.Router
 }
 
 // wanted is what one link should be.
 type wanted struct {
 	Config config.Interface // of the entry that matches, or zero
-	Lease  *Lease
+	Lease  *Lease           // by DHCP for IPv4
+	Lease6 *Lease           // by DHCP for IPv6
 	// Now is the time since boot, from which a lease's remaining life counts.
 	Now time.Duration
 }
@@ -159,8 +161,10 @@ func wantedAddresses(o observed, w wanted) []netlink.Address {
 			out = append(out, netlink.Address{Link: o.Index, Prefix: p})
 		}
 	}
-	if l := w.Lease; l != nil && l.left(w.Now) > 0 && !hasAddress(out, l.Address.Addr()) {
-		out = append(out, netlink.Address{Link: o.Index, Prefix: l.Address, Valid: l.left(w.Now)})
+	for _, l := range []*Lease{w.Lease, w.Lease6} {
+		if l != nil && l.Address.IsValid() && l.left(w.Now) > 0 && !hasAddress(out, l.Address.Addr()) {
+			out = append(out, netlink.Address{Link: o.Index, Prefix: l.Address, Valid: l.left(w.Now)})
+		}
 	}
 	return out
 }

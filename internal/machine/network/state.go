@@ -121,8 +121,10 @@ func (n *Network) collect() State {
 	for _, i := range indexes {
 		u := n.links[i]
 		s.Links = append(s.Links, u.describe())
-		if u.lease != nil {
-			s.addLease(u.lease)
+		for _, t := range u.tenancies() {
+			if t.lease != nil {
+				s.addLease(t.lease)
+			}
 		}
 	}
 	for _, i := range indexes {
@@ -184,7 +186,7 @@ func (u *uplink) describe() *wherryv1.Link {
 	switch {
 	case len(u.entry.Addresses) > 0:
 		l.Method = "static"
-	case u.lease != nil:
+	case u.v4.lease != nil, u.v6.lease != nil && u.v6.lease.Address.IsValid():
 		l.Method = "dhcp"
 	}
 	best := netlink.Route{}
@@ -208,7 +210,7 @@ func (n *Network) summary(s State) string {
 		case !l.Up:
 			parts = append(parts, l.Name+": no carrier")
 		case len(l.Addresses) == 0:
-			parts = append(parts, l.Name+": waits for an address")
+			parts = append(parts, l.Name+": waits for an address"+n.because(l.Name))
 		default:
 			parts = append(parts, l.Name+" "+strings.Join(l.Addresses, " "))
 		}
@@ -220,6 +222,18 @@ func (n *Network) summary(s State) string {
 		parts = append(parts, n.refused)
 	}
 	return strings.Join(parts, ", ")
+}
+
+// because says why a link has no address, when somebody knows.
+func (n *Network) because(link string) string {
+	for _, u := range n.links {
+		for _, t := range u.tenancies() {
+			if u.Name == link && t.problem != "" {
+				return " (" + t.problem + ")"
+			}
+		}
+	}
+	return ""
 }
 
 // maxResolvers is how many a resolver reads; the rest would only mislead.

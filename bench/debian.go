@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func (d *debian) disk() string { return filepath.Join(d.dir, "disk.qcow2") }
 // build makes the peer's disk, unless it is there. It needs root: debootstrap
 // runs the packages' own scripts.
 func (d *debian) build(ctx context.Context) error {
-	if _, err := os.Stat(d.disk()); err == nil {
+	if _, err := d.modulesBytes(); err == nil {
 		return nil
 	}
 	if err := os.RemoveAll(d.dir); err != nil {
@@ -72,13 +73,42 @@ func (d *debian) build(ctx context.Context) error {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.bootstrap, d.installKernel, d.installBench, d.makeDisk, d.firstBoot} {
+	for _, step := range []func(context.Context) error{d.bootstrap, d.installKernel, d.installBench, d.makeDisk, d.firstBoot, d.measureModules} {
 		if err := step(ctx); err != nil {
-			os.Remove(d.disk())
+			os.Remove(d.modulesFile())
 			return fmt.Errorf("build the Debian peer: %w", err)
 		}
 	}
 	return os.RemoveAll(filepath.Join(d.root()))
+}
+
+// modulesFile holds the size of the peer's modules. It is written last: a peer with it is whole.
+func (d *debian) modulesFile() string { return filepath.Join(d.dir, "modules") }
+
+func (d *debian) modulesBytes() (int64, error) {
+	b, err := os.ReadFile(d.modulesFile())
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseInt(string(b), 10, 64)
+}
+
+func (d *debian) measureModules(context.Context) error {
+	sum := int64(0)
+	err := filepath.WalkDir(filepath.Join(d.root(), "usr/lib/modules"), func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		i, err := e.Info()
+		if err == nil {
+			sum += i.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(d.modulesFile(), []byte(strconv.FormatInt(sum, 10)), 0o644)
 }
 
 func command(ctx context.Context, name string, args ...string) error {
@@ -195,6 +225,9 @@ func (d *debian) measure(ctx context.Context, dir string) (figures, error) {
 	defer v.kill()
 	f.BytesKernel, f.BytesInitramfs = size(filepath.Join(d.dir, "kernel")), size(filepath.Join(d.dir, "initramfs"))
 	f.BytesRoot = size(d.disk())
+	if f.BytesModules, err = d.modulesBytes(); err != nil {
+		return f, err
+	}
 	if f.InstructionsReady, err = v.mark(ctx, "R", 1); err != nil {
 		return f, err
 	}

@@ -150,7 +150,7 @@ func table(r results) string {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", what, cell(x), cell(y), ratio)
 	}
 	row("kernel, MB", float64(w.BytesKernel)/1e6, float64(d.BytesKernel)/1e6, "%.1f")
-	row("kernel modules, MB, not compressed", float64(w.BytesModules)/1e6, 0, "%.1f")
+	row("kernel modules, MB (the peer's are compressed one by one)", float64(w.BytesModules)/1e6, float64(d.BytesModules)/1e6, "%.1f")
 	row("initramfs, MB", float64(w.BytesInitramfs)/1e6, float64(d.BytesInitramfs)/1e6, "%.1f")
 	row("root, MB (Wherry's is in the initramfs)", float64(w.BytesRoot)/1e6, float64(d.BytesRoot)/1e6, "%.1f")
 	row("reset to engine ready, G instructions", float64(w.InstructionsReady)/1e9, float64(d.InstructionsReady)/1e9, "%.2f")

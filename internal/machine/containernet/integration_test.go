@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -166,11 +167,13 @@ type reach struct {
 	port     int
 	want     string // beginning of the answer; empty: none must come
 	wantFrom string // the address that the server saw, when it matters
+	refused  bool   // no answer, and the asker is told so at once
 }
 
 func (r reach) try(t *testing.T) {
 	t.Helper()
 	address := net.JoinHostPort(r.to, fmt.Sprint(r.port))
+	start := time.Now()
 	got, err := r.ask(address)
 	for range 2 {
 		// The kernel hears neighbours for a new IPv6 address a moment after it
@@ -179,16 +182,27 @@ func (r reach) try(t *testing.T) {
 			got, err = r.ask(address)
 		}
 	}
+	for range 4 {
+		if r.refused && r.network == "udp" && errorIsTimeout(err) {
+			start = time.Now()
+			got, err = r.ask(address) // the kernel sends an address one ICMP message in a second
+		}
+	}
 	name, seen, _ := strings.Cut(got, " ")
 	switch {
 	case r.want == "" && err == nil:
 		t.Errorf("%s (%s %s): answered %q, want silence", r.what, r.network, address, got)
+	case r.refused && (errorIsTimeout(err) || time.Since(start) > askTimeout/2):
+		t.Errorf("%s (%s %s): %v after %s, want a refusal at once", r.what, r.network, address, err, time.Since(start))
 	case r.want != "" && (err != nil || name != r.want):
 		t.Errorf("%s (%s %s): %q, %v; want %s", r.what, r.network, address, got, err, r.want)
 	case r.wantFrom != "" && seen != r.wantFrom:
 		t.Errorf("%s (%s %s): the server saw %s, want %s", r.what, r.network, address, seen, r.wantFrom)
 	}
 }
+
+// errorIsTimeout knows an error by its text: an agent's has come over a pipe.
+func errorIsTimeout(err error) bool { return err != nil && strings.Contains(err.Error(), "timeout") }
 
 func (r reach) ask(address string) (string, error) {
 	if r.from == nil {
@@ -251,8 +265,10 @@ func TestWalls(t *testing.T) {
 	c2 := w.run("c2", nil, vault)
 	for _, s := range []*container{a, b, b2, c, c2} {
 		s.serve("tcp", ":80", "yes")
+		s.serve("udp", ":80", "yes")
 	}
 	w.outside.serve("tcp", ":80", "outside")
+	w.outside.serve("udp", ":80", "outside")
 	if err := serve("tcp", "127.0.0.1:81", "private"); err != nil {
 		t.Fatal(err)
 	}
@@ -262,18 +278,20 @@ func TestWalls(t *testing.T) {
 
 	var all []reach
 	add := func(r reach, four, six string) {
-		r.network, r.port = "tcp", 80
-		all = append(all, both(r, four, six)...)
+		r.port = 80
+		for _, r.network = range []string{"tcp", "udp"} {
+			all = append(all, both(r, four, six)...)
+		}
 	}
 	add(reach{what: "same network", from: b.agent, want: "yes"}, b2.ip4, b2.ip6)
 	add(reach{what: "same internal network", from: c.agent, want: "yes"}, c2.ip4, c2.ip6)
-	add(reach{what: "default to blue", from: a.agent}, b.ip4, b.ip6)
-	add(reach{what: "blue to default", from: b.agent}, a.ip4, a.ip6)
-	add(reach{what: "blue to vault", from: b.agent}, c.ip4, c.ip6)
-	add(reach{what: "vault to blue", from: c.agent}, b.ip4, b.ip6)
+	add(reach{what: "default to blue", from: a.agent, refused: true}, b.ip4, b.ip6)
+	add(reach{what: "blue to default", from: b.agent, refused: true}, a.ip4, a.ip6)
+	add(reach{what: "blue to vault", from: b.agent, refused: true}, c.ip4, c.ip6)
+	add(reach{what: "vault to blue", from: c.agent, refused: true}, b.ip4, b.ip6)
 	add(reach{what: "default to outside", from: a.agent, want: "outside"}, outside4, outside6)
 	add(reach{what: "blue to outside", from: b.agent, want: "outside"}, outside4, outside6)
-	add(reach{what: "vault to outside", from: c.agent}, outside4, outside6)
+	add(reach{what: "vault to outside", from: c.agent, refused: true}, outside4, outside6)
 	add(reach{what: "outside to a container's address", from: w.outside}, a.ip4, a.ip6)
 	add(reach{what: "outside to a published container's own address", from: w.outside}, b.ip4, b.ip6)
 	add(reach{what: "the machine to a container", want: "yes"}, a.ip4, a.ip6)
@@ -282,7 +300,7 @@ func TestWalls(t *testing.T) {
 		reach{what: "outgoing source, IPv6", from: a.agent, network: "tcp", to: outside6, port: 80, want: "outside", wantFrom: machine6},
 		reach{what: "published port from another network", from: a.agent, network: "tcp", to: machine4, port: 8080, want: "yes"},
 		reach{what: "published port from another network, IPv6", from: a.agent, network: "tcp", to: machine6, port: 8080, want: "yes"},
-		reach{what: "published port from an internal network", from: c.agent, network: "tcp", to: machine4, port: 8080},
+		reach{what: "published port from an internal network", from: c.agent, network: "tcp", to: machine4, port: 8080, refused: true},
 		reach{what: "the machine's loopback from outside", from: w.outside, network: "tcp", to: "127.0.0.1", port: 81})
 	a.must(order{Do: "run", Text: "sysctl -qw net.ipv4.conf.all.route_localnet=1; ip route add 127.0.0.81/32 via " + a.result.Endpoints[0].Gateway4 + "; ip route del local 127.0.0.0/8 dev lo table local || true"})
 	if err := serve("tcp", "127.0.0.81:81", "private"); err != nil {

@@ -23,7 +23,7 @@
 //   - what leaves a network for the outside takes the machine's address;
 //   - networks do not reach each other, the outside reaches only published
 //     ports, internal networks reach nothing, and the machine is a router for
-//     nobody else.
+//     nobody else. Containers are told so; the outside hears nothing.
 package firewall
 
 import (

@@ -45,6 +45,7 @@ func chains(table *nftables.Table, sets map[string]*nftables.Set) []chain {
 		{base("prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest), toPublished},
 		{base("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest), toPublished},
 		{base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource), postroutingRules(sets)},
+		{&nftables.Chain{Table: table, Name: "refuse"}, refuseRules()},
 		{forward, forwardRules(sets)},
 	}
 }
@@ -95,19 +96,34 @@ func postroutingRules(sets map[string]*nftables.Set) []rule {
 	}
 }
 
-// forwardRules say what passes; the policy drops the rest: network to other
-// network, outside to addresses of containers, and outside to outside.
+// forwardRules say what passes. What a container may not reach is refused, so
+// that it learns it at once; the policy drops the rest, which comes from
+// outside and for addresses of containers, or would use us as a router.
 func forwardRules(sets map[string]*nftables.Set) []rule {
 	in, out := link(expr.MetaKeyIIFNAME), link(expr.MetaKeyOIFNAME)
 	bridges, internal := sets[setBridges], sets[setInternal]
+	refuse := verdict(expr.VerdictJump, "refuse")
 	return []rule{
 		// Conntrack does not translate what it finds invalid: it would leave with a container's address.
 		join(connection(ctInvalid), verdict(expr.VerdictDrop, "")),
 		join(connection(ctEstablished|ctRelated), verdict(expr.VerdictAccept, "")),
-		join(in(internal, false), verdict(expr.VerdictDrop, "")),
+		join(in(internal, false), refuse),
+		join(in(bridges, false), out(internal, false), refuse),
 		join(out(internal, false), verdict(expr.VerdictDrop, "")),
 		join(out(bridges, false), translated(), verdict(expr.VerdictAccept, "")),
 		join(in(bridges, false), out(bridges, true), verdict(expr.VerdictAccept, "")),
+		join(in(bridges, false), refuse),
+	}
+}
+
+// refuseRules answer instead of the destination: TCP is reset, since that
+// answer is not subject to the kernel's limit of ICMP messages; all else is
+// told that it is prohibited.
+func refuseRules() []rule {
+	return []rule{
+		join(match(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, expr.CmpOpEq, []byte{unix.IPPROTO_TCP}),
+			rule{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}),
+		{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}},
 	}
 }
 

@@ -4,18 +4,14 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"strconv"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/client"
 	"wherry.example/wherry/internal/host/ctl"
 	"wherry.example/wherry/internal/host/goimage"
@@ -65,7 +61,8 @@ func (a *app) cli(cmd *cobra.Command) *ctl.CLI {
 			Connect: func(ctx context.Context) (*client.Client, known.Machine, error) {
 				return a.connect(ctx, login.Terminal())
 			},
-			Published:  published,
+			Publish:    publish,
+			Place:      place,
 			BuildLocal: buildLocal,
 		}
 	}
@@ -92,7 +89,32 @@ func (a *app) connect(ctx context.Context, ask login.Asker) (*client.Client, kno
 		return nil, m, err
 	}
 	c, err := login.Connect(ctx, store, m, o)
+	if err != nil {
+		err = explainVM(m, err)
+	}
 	return c, m, err
+}
+
+// explainVM adds what is known of a virtual machine that does not answer.
+func explainVM(m known.Machine, err error) error {
+	store, serr := qemu.DefaultStore()
+	if serr != nil {
+		return err
+	}
+	vm, verr := store.Open(m.Name)
+	if verr != nil {
+		return err
+	}
+	info, ierr := vm.Info()
+	switch {
+	case ierr != nil || info.API != m.Address:
+		return err
+	case !info.Running:
+		return fmt.Errorf("machine %s is switched off: start it with `wherry vm start %s`", m.Name, m.Name)
+	case !info.Ready:
+		return fmt.Errorf("machine %s is starting and does not answer yet: %w", m.Name, err)
+	}
+	return err
 }
 
 func (a *app) login(ask login.Asker) (login.Options, error) {
@@ -146,43 +168,6 @@ func machineNames() []string {
 func buildLocal(ctx context.Context, dir, architecture string, w io.Writer) (string, error) {
 	r, err := goimage.Write(ctx, goimage.Options{Dir: dir, Arch: architecture}, w)
 	return r.Name, err
-}
-
-// maxForwards bounds how many ports of a range are led to a virtual machine.
-const maxForwards = 128
-
-// published leads ports of this computer to a virtual machine's, and says
-// where published ports are reached.
-func published(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) ([]string, error) {
-	host, _, err := net.SplitHostPort(m.Address)
-	if err != nil {
-		return nil, err
-	}
-	vm := vmOf(m)
-	var places []string
-	for _, p := range ports {
-		count := max(p.Count, 1)
-		if vm != nil {
-			if count > maxForwards {
-				return places, fmt.Errorf("a range of %d ports is not led to a virtual machine: at most %d", count, maxForwards)
-			}
-			for i := range count {
-				port := uint16(p.HostPort + i)
-				if _, err := vm.Forward(ctx, p.Protocol, "", port, port); err != nil {
-					return places, err
-				}
-			}
-		}
-		at := net.JoinHostPort(host, strconv.Itoa(int(p.HostPort)))
-		if count > 1 {
-			at += "-" + strconv.Itoa(int(p.HostPort+count-1))
-		}
-		if p.HostAddress != "" && vm == nil {
-			at = net.JoinHostPort(p.HostAddress, strconv.Itoa(int(p.HostPort))) + " on the machine"
-		}
-		places = append(places, fmt.Sprintf("port %d/%s is reached at %s", p.ContainerPort, cmp.Or(p.Protocol, "tcp"), at))
-	}
-	return places, nil
 }
 
 // vmOf returns the virtual machine that a known machine is; nil for others.

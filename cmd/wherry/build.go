@@ -26,7 +26,7 @@ manifest and list of contents, into build/EDITION-ARCH.
 The kernel is the newest Debian cloud kernel that apt offers. On systems
 without apt give one with --kernel and --modules, and CA certificates with
 --certificates.`,
-		Args: cobra.NoArgs,
+		Args: refuseFolder,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
 			r, err := image.Build(cmd.Context(), o)

@@ -4,6 +4,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/spf13/cobra"
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/internal/host/ctl"
@@ -18,21 +20,32 @@ func containerCommands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a), newKillCommand(a),
 		newRemoveCommand(a), newPSCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newWaitCommand(a),
-		newInspectCommand(a), newStatsCommand(a), newCopyCommand(a), newEventsCommand(a),
+		newInspectCommand(a), newStatsCommand(a), newCopyCommand(a), newEventsCommand(a), newPortCommand(a), newContainerCommand(a),
 	}
 }
 
-// strict makes wrong flags and arguments end with docker's 125.
-func strict(cmd *cobra.Command, args cobra.PositionalArgs) {
-	wrap := func(err error) error {
-		if err == nil {
-			return nil
-		}
-		return &ctl.ExitError{Code: exitUsage, Err: err}
+// newContainerCommand groups the verbs as docker does too.
+func newContainerCommand(a *app) *cobra.Command {
+	root := &cobra.Command{Use: "container", Short: "The same verbs, as docker groups them, and prune"}
+	list := newPSCommand(a)
+	list.Use, list.Aliases = "ls [flags]", []string{"list", "ps"}
+	inspect := inspectCommand(a, "container", "inspect [flags] CONTAINER...", "Print all there is to know about containers", "container")
+	prune := &cobra.Command{Use: "prune", Short: "Remove containers that have ended or never ran", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).PruneContainers(cmd.Context()) }}
+	prune.Flags().BoolP("force", "f", false, "accepted for docker's sake: nothing is asked")
+	root.AddCommand(newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a), newKillCommand(a), newRemoveCommand(a), list,
+		newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newWaitCommand(a), inspect, newStatsCommand(a), newCopyCommand(a), newPortCommand(a), prune)
+	return root
+}
+
+func newPortCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "port CONTAINER [PORT[/PROTOCOL]]", Short: "Print where a container's published ports are reached", Example: "  wherry port web\n  wherry port web 80",
+		Args: cobra.RangeArgs(1, 2), ValidArgsFunction: a.completes("running", true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.cli(cmd).Port(cmd.Context(), args[0], strings.Join(args[1:], ""))
+		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return wrap(err) })
-	cmd.Args = func(c *cobra.Command, list []string) error { return wrap(args(c, list)) }
-	cmd.Flags().SetInterspersed(false) // what follows the image is the container's
 }
 
 func imageFlags(cmd *cobra.Command, a *app, f *spec.Flags, o *ctl.RunOptions) {

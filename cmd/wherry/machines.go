@@ -22,7 +22,7 @@ func machineCommands(a *app) []*cobra.Command {
 }
 
 func newMachineCommand(a *app) *cobra.Command {
-	root := &cobra.Command{Use: "machine", Short: "Machines that you know, and the machine itself", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "machine", Short: "Machines that you know, and the machine itself"}
 	list := &cobra.Command{Use: "ls", Aliases: []string{"list"}, Short: "List known machines", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			store, err := known.Default()
@@ -94,16 +94,18 @@ func newMachineLogCommand(a *app) *cobra.Command {
 }
 
 func newConfigCommand(a *app) *cobra.Command {
-	root := &cobra.Command{Use: "config", Short: "What the machine should be", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "config", Short: "What the machine should be"}
 	show := &cobra.Command{Use: "show", Short: "Print the configuration in use, without secrets", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).ShowConfig(cmd.Context()) }}
-	apply := &cobra.Command{Use: "apply FILE", Short: "Make the machine follow a configuration", Args: cobra.ExactArgs(1),
+	var force bool
+	apply := &cobra.Command{Use: "apply [flags] FILE", Short: "Make the machine follow a configuration", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.cli(cmd).ApplyConfig(cmd.Context(), args[0], false)
+			return a.cli(cmd).ApplyConfig(cmd.Context(), args[0], false, force)
 		}}
+	apply.Flags().BoolVar(&force, "force", false, "even when it takes your own key away")
 	diff := &cobra.Command{Use: "diff FILE", Short: "Print what a configuration would change", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.cli(cmd).ApplyConfig(cmd.Context(), args[0], true)
+			return a.cli(cmd).ApplyConfig(cmd.Context(), args[0], true, false)
 		}}
 	root.AddCommand(show, apply, diff)
 	return root

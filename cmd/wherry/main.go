@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"wherry.example/wherry/internal/host/ctl"
+	"wherry.example/wherry/internal/version"
 )
 
 func main() {
@@ -49,6 +50,7 @@ func newRootCommand(a *app) *cobra.Command {
 		Use:           "wherry",
 		Short:         "A container operating system and everything to work with it",
 		Long:          rootLong,
+		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
@@ -68,6 +70,8 @@ func newRootCommand(a *app) *cobra.Command {
 	add(groupObjects, objectCommands(a)...)
 	add(groupMachines, machineCommands(a)...)
 	add(groupMachines, newVMCommand(), newBuildCommand())
+	root.AddCommand(absentCommands()...)
+	explainUsage(root)
 	return root
 }
 

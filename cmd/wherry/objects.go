@@ -11,7 +11,7 @@ import (
 )
 
 func objectCommands(a *app) []*cobra.Command {
-	image := &cobra.Command{Use: "image", Short: "Images on the machine", Args: cobra.NoArgs}
+	image := &cobra.Command{Use: "image", Short: "Images on the machine"}
 	image.AddCommand(newImagesCommand(a, "ls"), newPullCommand(a), newLoadCommand(a), newRemoveImageCommand(a, "rm"), newTagCommand(a), newPruneImagesCommand(a),
 		inspectCommand(a, "image", "inspect [flags] IMAGE...", "Print all there is to know about images", "image"))
 	return []*cobra.Command{image, newImagesCommand(a, "images"), newPullCommand(a), newLoadCommand(a), newRemoveImageCommand(a, "rmi"), newTagCommand(a),
@@ -134,7 +134,7 @@ func newVolumeCommand(a *app) *cobra.Command {
 	var quiet, force, all bool
 	var limit string
 	var labels []string
-	root := &cobra.Command{Use: "volume", Short: "Directories that outlive containers", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "volume", Short: "Directories that outlive containers"}
 	list := &cobra.Command{Use: "ls [flags]", Aliases: []string{"list"}, Short: "List volumes", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).Volumes(cmd.Context(), quiet) }}
 	list.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
@@ -164,7 +164,7 @@ func newNetworkCommand(a *app) *cobra.Command {
 	var quiet bool
 	var req wherryv1.CreateNetworkRequest
 	var subnets, labels []string
-	root := &cobra.Command{Use: "network", Short: "Networks that containers join", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "network", Short: "Networks that containers join"}
 	list := &cobra.Command{Use: "ls [flags]", Aliases: []string{"list"}, Short: "List networks", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).Networks(cmd.Context(), quiet) }}
 	list.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")

@@ -6,19 +6,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
 
 	"wherry.example/wherry/config"
@@ -30,7 +27,6 @@ func newVMCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vm",
 		Short: "Run Wherry in virtual machines on this computer",
-		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(newVMStartCommand(), newVMListCommand(), newVMStopCommand(), newVMRemoveCommand(), newVMConsoleCommand())
 	return cmd
@@ -52,7 +48,8 @@ func newVMStartCommand() *cobra.Command {
 		Long: `Start a virtual machine and wait until its API is ready. The first start makes
 the machine; later ones remember what it was made with, except where a flag says
 otherwise.`,
-		Args: cobra.ExactArgs(1),
+		Example: "  wherry vm start demo\n  wherry vm start big --memory 4g --cpus 4 --disk 100g\n  wherry vm start shown -p 0.0.0.0:8080:80     also for other computers",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVMStart(cmd, args[0], f)
 		},
@@ -84,13 +81,12 @@ func runVMStart(cmd *cobra.Command, name string, f vmStartFlags) error {
 		return err
 	}
 	if info.Ready {
-		fmt.Fprintf(cmd.ErrOrStderr(), "machine %s is running already, for %s; its API: %s\n", name, units.HumanDuration(time.Since(info.Run.StartedAt)), info.API)
-		return rememberVM(name, info.API, info.Run.Ready.Fingerprint)
+		return f.alreadyRunning(cmd, vm, info)
 	}
 	if err := f.apply(&info.Settings, cmd.Flags().Changed); err != nil {
 		return err
 	}
-	document, err := f.document(cmd.Context(), name)
+	document, err := f.document(cmd.Context(), vm)
 	if err != nil {
 		return err
 	}
@@ -109,6 +105,32 @@ func runVMStart(cmd *cobra.Command, name string, f vmStartFlags) error {
 	}
 	printStarted(cmd.ErrOrStderr(), info, time.Since(began))
 	return nil
+}
+
+// alreadyRunning adds the forwards that were asked for; the rest of a running
+// machine cannot be changed.
+func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu.Info) error {
+	w := cmd.ErrOrStderr()
+	fmt.Fprintf(w, "machine %s is running already, for %s; its API: %s\n", info.Name, units.HumanDuration(time.Since(info.Run.StartedAt)), info.API)
+	forwards, err := parseForwards(f.ports)
+	if err != nil {
+		return err
+	}
+	for _, x := range forwards {
+		if _, err := vm.Forward(cmd.Context(), x.Protocol, x.HostAddress, x.HostPort, x.GuestPort); err != nil {
+			return err
+		}
+	}
+	var late []string
+	for _, name := range []string{"image", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+		if cmd.Flags().Changed(name) {
+			late = append(late, "--"+name)
+		}
+	}
+	if len(late) > 0 {
+		fmt.Fprintf(w, "warning: %s was left out: stop the machine first (`wherry vm stop %s`)\n", strings.Join(late, ", "), info.Name)
+	}
+	return rememberVM(info.Name, info.API, info.Run.Ready.Fingerprint)
 }
 
 func printStarted(w io.Writer, info qemu.Info, took time.Duration) {
@@ -186,35 +208,38 @@ func parseForwards(texts []string) ([]qemu.Forward, error) {
 	return forwards, nil
 }
 
-// document is the configuration that the machine is handed: the user's, with
-// the keys that let the user in, and the machine's name.
-func (f vmStartFlags) document(ctx context.Context, name string) ([]byte, error) {
-	var user []byte
-	if f.configFile != "" {
-		data, err := os.ReadFile(f.configFile)
-		if err != nil {
-			return nil, fmt.Errorf("read the configuration: %w", err)
-		}
-		user = data
+// document is the configuration that the machine is handed: the user's, or the
+// one that it was handed before, with the keys that let the user in, and the
+// machine's name.
+func (f vmStartFlags) document(ctx context.Context, vm *qemu.VM) ([]byte, error) {
+	source, read := f.configFile, func() ([]byte, error) { return os.ReadFile(f.configFile) }
+	if source == "" {
+		source, read = "the machine's last configuration", vm.Config
+	}
+	user, err := read()
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	keys, err := vmPublicKeys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return vmConfig(name, user, keys)
+	document, err := vmConfig(vm.Name(), user, keys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	return document, nil
 }
 
 // vmConfig adds to a configuration document what `wherry vm` gives every
 // machine: a name where it has none, and the keys as admins.
 func vmConfig(name string, userConfig []byte, publicKeys []string) ([]byte, error) {
-	m := config.Machine{Version: config.Version}
-	if len(userConfig) > config.MaxBytes {
-		return nil, fmt.Errorf("the configuration is longer than %d bytes", config.MaxBytes)
-	}
-	decoder := yaml.NewDecoder(bytes.NewReader(userConfig))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&m); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("read the configuration: %w", err)
+	m := config.Default()
+	if len(bytes.TrimSpace(userConfig)) > 0 {
+		var report config.Report
+		if m, report = config.Parse(userConfig); !report.OK() {
+			return nil, fmt.Errorf("the configuration is wrong:\n%w", report.Err())
+		}
 	}
 	if m.Name == "" {
 		m.Name = name
@@ -225,7 +250,7 @@ func vmConfig(name string, userConfig []byte, publicKeys []string) ([]byte, erro
 			m.Access.Keys = append(m.Access.Keys, config.Key{Key: key, Role: config.RoleAdmin})
 		}
 	}
-	return yaml.Marshal(m)
+	return m.Marshal()
 }
 
 // keyMaterial is an authorized_keys line without its comment.
@@ -234,95 +259,12 @@ func keyMaterial(line string) string {
 	return strings.Join(fields[:min(2, len(fields))], " ")
 }
 
-func newVMListCommand() *cobra.Command {
-	var output string
-	cmd := &cobra.Command{
-		Use:     "ls",
-		Aliases: []string{"list"},
-		Short:   "List virtual machines",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			infos, err := vmInfos()
-			if err != nil {
-				return err
-			}
-			return printVMs(cmd.OutOrStdout(), infos, output)
-		},
-	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
-	return cmd
-}
-
-func vmInfos() ([]qemu.Info, error) {
-	store, err := qemu.DefaultStore()
-	if err != nil {
-		return nil, err
-	}
-	vms, err := store.List()
-	if err != nil {
-		return nil, err
-	}
-	infos := []qemu.Info{}
-	for _, vm := range vms {
-		info, err := vm.Info()
-		if err != nil {
-			return nil, err
-		}
-		infos = append(infos, info)
-	}
-	return infos, nil
-}
-
-func printVMs(w io.Writer, infos []qemu.Info, output string) error {
-	switch output {
-	case "json":
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(infos)
-	case "table":
-	default:
-		return fmt.Errorf("output %q: use table or json", output)
-	}
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(table, "NAME\tSTATUS\tAPI\tMEMORY\tCPUS\tDISK\tPORTS")
-	for _, i := range infos {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", i.Name, vmStatus(i), i.API,
-			units.BytesSize(float64(i.Settings.MemoryMiB)*(1<<20)), i.Settings.CPUs, vmDisk(i), vmPorts(i))
-	}
-	return table.Flush()
-}
-
-func vmStatus(i qemu.Info) string {
-	switch {
-	case i.Ready:
-		return "Up " + units.HumanDuration(time.Since(i.Run.StartedAt))
-	case i.Running:
-		return "Starting"
-	}
-	return "Stopped"
-}
-
-func vmDisk(i qemu.Info) string {
-	if i.Settings.DiskBytes == 0 {
-		return "none"
-	}
-	return units.BytesSize(float64(i.Settings.DiskBytes))
-}
-
-func vmPorts(i qemu.Info) string {
-	var ports []string
-	for _, f := range i.Settings.Forwards {
-		ports = append(ports, f.String())
-	}
-	return strings.Join(ports, ", ")
-}
-
 func newVMStopCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "stop NAME...",
 		Short: "Switch virtual machines off; their containers are stopped in order",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  cobra.MinimumNArgs(1), ValidArgsFunction: completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return eachVM(names, func(vm *qemu.VM) error {
 				return stopVM(cmd.Context(), cmd.ErrOrStderr(), vm, timeout)
@@ -333,8 +275,19 @@ func newVMStopCommand() *cobra.Command {
 	return cmd
 }
 
+// patience is how long a stop is silent.
+const patience = 2 * time.Second
+
 func stopVM(ctx context.Context, w io.Writer, vm *qemu.VM, timeout time.Duration) error {
+	if _, running := vm.Run(); !running {
+		fmt.Fprintf(w, "machine %s does not run\n", vm.Name())
+		return nil
+	}
 	began := time.Now()
+	note := time.AfterFunc(patience, func() {
+		fmt.Fprintf(w, "machine %s is stopping; each of its containers has 10 s to end, unless it was created with another time\n", vm.Name())
+	})
+	defer note.Stop()
 	clean, err := vm.Stop(ctx, qemu.StopOptions{Timeout: timeout})
 	if err != nil {
 		return err
@@ -352,7 +305,7 @@ func newVMRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm NAME...",
 		Short: "Remove virtual machines with their disks",
-		Args:  cobra.MinimumNArgs(1),
+		Args:  cobra.MinimumNArgs(1), ValidArgsFunction: completeVMs,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return eachVM(names, func(vm *qemu.VM) error {
 				if err := vm.Remove(force); err != nil {
@@ -387,7 +340,7 @@ func newVMConsoleCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "console NAME",
 		Short: "Join a virtual machine's serial console; ctrl-] leaves it",
-		Args:  cobra.ExactArgs(1),
+		Args:  cobra.ExactArgs(1), ValidArgsFunction: completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			store, err := qemu.DefaultStore()
 			if err != nil {

@@ -442,3 +442,20 @@ func statsRows(list []*wherryv1.ContainerStats) [][]string {
 	}
 	return rows
 }
+
+// PruneContainers removes the containers that have ended or never ran.
+func (c *CLI) PruneContainers(ctx context.Context) error {
+	list, err := c.containers(ctx, ListOptions{All: true})
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, x := range list {
+		switch x.State.GetPhase() {
+		case wherryv1.ContainerPhase_CONTAINER_PHASE_CREATED, wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED:
+			names = append(names, x.Name)
+		}
+	}
+	// Without force: one that was started meanwhile is refused.
+	return c.Remove(ctx, names, false, false)
+}

@@ -37,9 +37,11 @@ type CLI struct {
 	Connect func(context.Context) (*client.Client, known.Machine, error)
 	// Signals hands over signals to attached containers; nil: none come.
 	Signals *Signals
-	// Published makes ports of a machine reachable where the machine alone cannot, and
-	// says where; nil: the machine's own addresses are it.
-	Published func(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) ([]string, error)
+	// Publish makes ports of a machine reachable where the machine alone cannot;
+	// done twice it is done once. Nil: the machine's own addresses are it.
+	Publish func(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) error
+	// Place tells where a published port is reached; nil: at the machine.
+	Place func(m known.Machine, p *wherryv1.PortMapping) string
 	// BuildLocal writes an image archive of a folder with a Go program, for a
 	// machine's architecture, and returns the image's name.
 	BuildLocal func(ctx context.Context, dir, architecture string, archive io.Writer) (name string, err error)

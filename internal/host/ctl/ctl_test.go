@@ -209,12 +209,19 @@ func TestInspect(t *testing.T) {
 	r := newRig(t)
 	r.run("web")
 	kinds := []string{"container", "image", "volume"}
-	if err := r.Inspect(t.Context(), kinds, []string{"web", "data"}, "{{with .container}}{{.state.phase}}{{else}}{{.name}}{{end}}"); err != nil {
+	if err := r.Inspect(t.Context(), kinds, []string{"web", "data"}, `{{with index . "container"}}{{.state.phase}}{{else}}{{.name}}{{end}}`); err != nil {
 		t.Fatal(err)
 	}
 	if out, _ := r.took(); out != "CONTAINER_PHASE_RUNNING\ndata\n" {
 		t.Errorf("got %q", out)
 	}
+	if err := r.Inspect(t.Context(), kinds, []string{"web"}, "{{.spec.resources}}"); err != nil {
+		t.Errorf("a part that the container does not have: %v", err)
+	}
+	if err := r.Inspect(t.Context(), kinds, []string{"web"}, "{{.Config.Image}}"); err == nil || !strings.Contains(err.Error(), `"Config"`) {
+		t.Errorf("a name that is only docker's: %v", err)
+	}
+	r.took()
 	err := r.Inspect(t.Context(), kinds, []string{"nosuch", "web"}, "")
 	var list []any
 	if out, _ := r.took(); err == nil || json.Unmarshal([]byte(out), &list) != nil || len(list) != 1 {

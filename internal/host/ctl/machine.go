@@ -7,15 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/docker/go-units"
 	"wherry.example/wherry/api/wherryv1"
-	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/host/known"
 )
 
@@ -77,91 +74,6 @@ func (c *CLI) MachineLog(ctx context.Context, follow, kernel bool, tail uint32) 
 		}
 		return write(c.Out, fmt.Appendf(nil, "%s %s\n", l.Time.AsTime().Local().Format("2006-01-02T15:04:05.000"), l.Text))
 	})
-}
-
-// ShowConfig prints the configuration that the machine follows.
-func (c *CLI) ShowConfig(ctx context.Context) error {
-	api, err := c.API(ctx)
-	if err != nil {
-		return err
-	}
-	res, err := unary(ctx, api.Machine.GetConfig, &wherryv1.GetConfigRequest{})
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return c.printMessage(res)
-	}
-	fmt.Fprintf(c.Out, "# source: %s\n%s", res.Source, res.Document)
-	return nil
-}
-
-// ApplyConfig gives the machine a configuration, or with dryRun only shows
-// what it would change.
-func (c *CLI) ApplyConfig(ctx context.Context, path string, dryRun bool) error {
-	document, err := c.readDocument(path)
-	if err != nil {
-		return err
-	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return err
-	}
-	res, err := unary(ctx, api.Machine.ApplyConfig, &wherryv1.ApplyConfigRequest{Document: string(document), DryRun: dryRun})
-	if err != nil {
-		return err
-	}
-	if c.JSON {
-		return c.printMessage(res)
-	}
-	for _, p := range res.Problems {
-		c.notef("%s", problemLine(path, p))
-	}
-	for _, x := range res.Changes {
-		fmt.Fprintf(c.Out, "%s: %s -> %s\n", x.Path, orNone(x.Before), orNone(x.After))
-	}
-	if len(res.Changes) == 0 {
-		c.notef("nothing changes")
-	}
-	return nil
-}
-
-func (c *CLI) readDocument(path string) ([]byte, error) {
-	in := c.In
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("read the configuration: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	data, err := io.ReadAll(io.LimitReader(in, config.MaxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("read the configuration: %w", err)
-	}
-	if len(data) > config.MaxBytes {
-		return nil, fmt.Errorf("the configuration %s is longer than %d bytes", path, config.MaxBytes)
-	}
-	return data, nil
-}
-
-func problemLine(file string, p *wherryv1.ConfigProblem) string {
-	place := file
-	if p.Line > 0 {
-		place = fmt.Sprintf("%s:%d", file, p.Line)
-	}
-	if p.Path != "" {
-		place += ": " + p.Path
-	}
-	return place + ": " + p.Message
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "(none)"
-	}
-	return s
 }
 
 const restartPoll = 500 * time.Millisecond
@@ -331,9 +243,7 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 		row("", "%s  %s  %s", x.Name, x.Image, c.statusLine(x.State))
 	}
 	for _, sub := range s.Subsystems {
-		if !sub.Ready || sub.Message != "" {
-			row("Subsystem", "%s %s %s", sub.Name, map[bool]string{true: "ready", false: "NOT READY"}[sub.Ready], sub.Message)
-		}
+		row("Subsystem", "%s", strings.TrimSpace(fmt.Sprintf("%s %s %s", sub.Name, map[bool]string{true: "ready", false: "NOT READY"}[sub.Ready], sub.Message)))
 	}
 	row("Health", "%s", healthLine(s))
 	var b strings.Builder

@@ -43,6 +43,7 @@ type toy struct {
 	images     map[string]bool
 	pulled     []*wherryv1.PullImageRequest
 	loaded     [][]byte
+	applied    []string          // configuration documents
 	files      map[string]string // path → content; a directory ends in "/"
 	ended      chan error        // what exec sessions ended with
 }
@@ -411,6 +412,13 @@ func (t *toy) PruneVolumes(context.Context, bool) (*wherryv1.PruneVolumesRespons
 	return &wherryv1.PruneVolumesResponse{}, nil
 }
 
+func (t *toy) ApplyConfig(_ context.Context, document string, dryRun bool) (*wherryv1.ApplyConfigResponse, error) {
+	if !dryRun {
+		t.applied = append(t.applied, document)
+	}
+	return &wherryv1.ApplyConfigResponse{}, nil
+}
+
 func (t *toy) Status(context.Context) (*wherryv1.GetStatusResponse, error) {
 	return &wherryv1.GetStatusResponse{Name: "demo", Version: "1.2.3", Architecture: "amd64", BootedAt: timestamppb.New(testNow.Add(-time.Hour)), Now: timestamppb.New(testNow),
 		Memory: &wherryv1.Memory{TotalBytes: 512 << 20, AvailableBytes: 460 << 20}, State: &wherryv1.StateInfo{}, Containers: &wherryv1.ContainerCounts{Running: 1},
@@ -423,6 +431,7 @@ var testNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 type rig struct {
 	*CLI
 	toy      *toy
+	key      string // the user's, as a line of authorized_keys
 	out, err bytes.Buffer
 }
 
@@ -435,6 +444,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.key = line
 	s, err := server.New(server.Options{Key: key, Version: "1.2.3", Log: slog.New(slog.DiscardHandler), Access: config.Access{Keys: []config.Key{{Key: line}}},
 		Containers: r.toy, Images: r.toy, Volumes: r.toy, Networks: r.toy, Machine: r.toy,
 		Classify: func(err error) (connect.Code, int) {

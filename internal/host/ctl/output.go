@@ -94,7 +94,7 @@ func parseTemplate(text string) (*template.Template, error) {
 		"join":  strings.Join,
 		"lower": strings.ToLower,
 		"upper": strings.ToUpper,
-	}).Parse(text)
+	}).Option("missingkey=error").Parse(text)
 	if err != nil {
 		return nil, fmt.Errorf("--format: %w", err)
 	}
@@ -109,18 +109,19 @@ func printTemplate[T any](c *CLI, text string, values []T) error {
 	}
 	for _, v := range values {
 		if err := t.Execute(c.Out, v); err != nil {
-			return fmt.Errorf("--format: %w", err)
+			return fmt.Errorf("--format: %w (the names are the API's: see them with -o json)", err)
 		}
 		fmt.Fprintln(c.Out)
 	}
 	return nil
 }
 
-// asMap is a message as templates see it: by its JSON names.
+// asMap is a message as templates see it: by its JSON names, all of which are
+// there. What has no value yet is nil.
 func asMap(m proto.Message) (map[string]any, error) {
-	data, err := raw(m)
+	data, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--format: %w", err)
 	}
 	var out map[string]any
 	if err := json.Unmarshal(data, &out); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/client"
 	"wherry.example/wherry/internal/host/ctl/terminal"
 )
 
@@ -51,11 +52,15 @@ func (c *CLI) Run(ctx context.Context, spec *wherryv1.ContainerSpec, o RunOption
 	if err != nil {
 		return exitWith(exitFailed, err)
 	}
+	if err := c.reserve(ctx, spec.Ports); err != nil {
+		c.discard(ctx, spec, created.Id)
+		return exitWith(exitFailed, err)
+	}
 	if o.Detach {
 		return exitWith(exitFailed, c.runDetached(ctx, spec, created.Id))
 	}
 	s := session{tty: spec.Tty, stdin: spec.Stdin, sigProxy: o.SigProxy, detach: keys,
-		started: func() { c.publish(ctx, created.Id, spec) }}
+		started: func() { c.publish(ctx, created.Id, spec.Ports) }}
 	code, err := c.attach(ctx, &wherryv1.AttachStart{Container: created.Id, Stdin: spec.Stdin, Start: true}, s)
 	if err != nil && !errors.Is(err, terminal.ErrDetached) {
 		c.discard(ctx, spec, created.Id)
@@ -94,7 +99,7 @@ func (c *CLI) runDetached(ctx context.Context, spec *wherryv1.ContainerSpec, id 
 		return err
 	}
 	fmt.Fprintln(c.Out, id)
-	c.publish(ctx, id, spec)
+	c.publish(ctx, id, spec.Ports)
 	return nil
 }
 
@@ -254,28 +259,6 @@ func (c *CLI) loadOne(ctx context.Context, path string) (string, error) {
 	return images[0].Id, nil
 }
 
-// publish makes published ports reachable and says where they are.
-func (c *CLI) publish(ctx context.Context, id string, spec *wherryv1.ContainerSpec) {
-	if len(spec.Ports) == 0 || c.Published == nil {
-		return
-	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return
-	}
-	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: id})
-	if err != nil {
-		return // it may have ended already
-	}
-	places, err := c.Published(ctx, c.machine, res.Container.Ports)
-	if err != nil {
-		c.notef("warning: the ports are published on the machine but cannot be reached from here: %v", err)
-	}
-	for _, p := range places {
-		c.notef("%s", p)
-	}
-}
-
 // attach joins a container with an AttachStart.
 func (c *CLI) attach(ctx context.Context, start *wherryv1.AttachStart, s session) (int, error) {
 	api, err := c.API(ctx)
@@ -337,8 +320,7 @@ func (c *CLI) Start(ctx context.Context, refs []string, attach, interactive bool
 	}
 	if !attach && !interactive {
 		return c.each(ctx, refs, func(ctx context.Context, ref string) (string, error) {
-			_, err := unary(ctx, api.Containers.StartContainer, &wherryv1.StartContainerRequest{Container: ref})
-			return ref, err
+			return ref, c.startOne(ctx, api, ref)
 		})
 	}
 	if len(refs) != 1 {
@@ -350,7 +332,18 @@ func (c *CLI) Start(ctx context.Context, refs []string, attach, interactive bool
 	}
 	s.stdin = s.stdin && interactive
 	s.sigProxy = true
+	if err := c.reserveFor(ctx, refs[0]); err != nil {
+		return err
+	}
 	return c.end(c.attach(ctx, &wherryv1.AttachStart{Container: refs[0], Stdin: s.stdin, Start: true}, s))
+}
+
+func (c *CLI) startOne(ctx context.Context, api *client.Client, ref string) error {
+	if err := c.reserveFor(ctx, ref); err != nil {
+		return err
+	}
+	_, err := unary(ctx, api.Containers.StartContainer, &wherryv1.StartContainerRequest{Container: ref})
+	return err
 }
 
 // Exec runs a command in a container.

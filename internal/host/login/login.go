@@ -36,6 +36,9 @@ If you know that it was set up anew:
 // Connect connects to a known machine with the first of the user's keys that it knows.
 func Connect(ctx context.Context, store *known.Store, m known.Machine, o Options) (*client.Client, error) {
 	list, problems := Identities(ctx, o)
+	if len(list) == 0 && o.IdentityFile != "" {
+		return nil, fmt.Errorf("--identity: %w", errors.Join(problems...))
+	}
 	if len(list) == 0 {
 		return nil, noKeys(problems)
 	}

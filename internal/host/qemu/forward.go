@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -85,7 +86,43 @@ func (f Forward) rule() string {
 
 func (f Forward) sameHost(g Forward) bool {
 	return f.HostPort == g.HostPort && f.Protocol == g.Protocol && f.HostPort != 0 &&
-		(f.HostAddress == g.HostAddress || f.HostAddress == "0.0.0.0" || g.HostAddress == "0.0.0.0")
+		(f.HostAddress == g.HostAddress || f.HostAddress == anyAddress || g.HostAddress == anyAddress)
+}
+
+// anyAddress stands for all of this computer's.
+const anyAddress = "0.0.0.0"
+
+// covers says that whoever asks for g has it with f.
+func (f Forward) covers(g Forward) bool {
+	return f.sameHost(g) && f.GuestPort == g.GuestPort && (f.HostAddress == g.HostAddress || f.HostAddress == anyAddress)
+}
+
+// portsFree refuses forwards that were asked for by name and cannot be. Those
+// added while the machine ran are left out instead.
+func (s Settings) portsFree() error {
+	for _, f := range s.Forwards {
+		if f.Added {
+			continue
+		}
+		if err := f.portFree(); err != nil {
+			return portRefused(f, err)
+		}
+	}
+	return nil
+}
+
+// portRefused says why a port of this computer cannot be had, and what to do.
+func portRefused(f Forward, err error) error {
+	place := fmt.Sprintf("port %d/%s of this computer", f.HostPort, f.Protocol)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s is in use by another program: choose another host port with -p", place)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s needs root (it is below 1024): choose a higher host port with -p", place)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: this computer has no address %s", place, f.HostAddress)
+	}
+	return fmt.Errorf("%s cannot be used: %w", place, err)
 }
 
 // portFree tells whether the host side can be bound now.
@@ -135,8 +172,8 @@ func (vm *VM) Forward(ctx context.Context, protocol, hostAddress string, hostPor
 	err := vm.changeForwards(ctx, func(s *Settings, q *monitor) error {
 		if i := slices.IndexFunc(s.Forwards, f.sameHost); i >= 0 {
 			out = s.Forwards[i]
-			if out.GuestPort != f.GuestPort || out.HostAddress != f.HostAddress {
-				return fmt.Errorf("forward %s: the host's port leads to port %d of the machine already", f, out.GuestPort)
+			if !out.covers(f) {
+				return fmt.Errorf("port %d/%s of this computer leads to port %d of the machine already, at %s", f.HostPort, f.Protocol, out.GuestPort, out.HostAddress)
 			}
 			return nil
 		}
@@ -226,7 +263,7 @@ func addForward(ctx context.Context, q *monitor, f Forward) (Forward, error) {
 
 func forwardRefused(f Forward, answer string) error {
 	if err := f.portFree(); err != nil {
-		return fmt.Errorf("forward %s: %w: choose another host port", f, err)
+		return portRefused(f, err)
 	}
 	return fmt.Errorf("forward %s: QEMU answers %q", f, strings.TrimSpace(answer))
 }

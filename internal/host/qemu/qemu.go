@@ -153,9 +153,11 @@ func (vm *VM) Dir() string { return vm.dir }
 
 func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
 
+// exists: a machine whose first start did not succeed has only its disk.
 func (vm *VM) exists() bool {
-	_, err := os.Stat(vm.path("vm.json"))
-	return err == nil
+	_, settings := os.Stat(vm.path("vm.json"))
+	_, disk := os.Stat(vm.path("state.img"))
+	return settings == nil || disk == nil
 }
 
 // Settings reads what the machine has; the defaults when it was never started.
@@ -169,6 +171,47 @@ func (vm *VM) Settings() (Settings, error) {
 }
 
 func (vm *VM) saveSettings(s Settings) error { return vm.writeJSON("vm.json", s) }
+
+// Config is the configuration document of the last start; nil when there is none.
+func (vm *VM) Config() ([]byte, error) {
+	data, err := os.ReadFile(vm.path("config.yaml"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return data, err
+}
+
+// memory is what a start begins with: the files that a start rewrites. A file
+// that did not exist is nil.
+type memory map[string][]byte
+
+func (vm *VM) remembered() (memory, error) {
+	m := memory{"vm.json": nil, "config.yaml": nil}
+	for name := range m {
+		data, err := os.ReadFile(vm.path(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read what machine %s was made with: %w", vm.name, err)
+		}
+		m[name] = data
+	}
+	return m, nil
+}
+
+// restore puts the files back. The port of the API may have moved meanwhile,
+// which the next start finds out.
+func (m memory) restore(vm *VM) error {
+	var errs []error
+	for name, data := range m {
+		if data != nil {
+			errs = append(errs, atomicfile.Write(vm.path(name), data, 0o600))
+			continue
+		}
+		if err := os.Remove(vm.path(name)); !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // Run returns the running QEMU, and false when the machine does not run.
 func (vm *VM) Run() (Run, bool) {

@@ -55,6 +55,23 @@ func (vm *VM) Start(ctx context.Context, o StartOptions) (Run, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("not ready within %v", o.Timeout))
 	defer cancel()
+	before, err := vm.remembered()
+	if err != nil {
+		return Run{}, err
+	}
+	run, err := vm.startUntilReady(ctx, o, accelerator)
+	if err != nil && !errors.Is(err, ErrRunning) {
+		// What kept it from starting shall not be what the next start begins with.
+		if rerr := before.restore(vm); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return run, err
+}
+
+// startUntilReady launches the machine, again where the reason not to become
+// ready is one that another try can do without.
+func (vm *VM) startUntilReady(ctx context.Context, o StartOptions, accelerator string) (Run, error) {
 	for launch := 1; ; launch++ {
 		run, err := vm.launch(ctx, o, accelerator)
 		// Whoever started it may have died while waiting: this one waits on.
@@ -131,6 +148,9 @@ func (vm *VM) prepare(o StartOptions) (Settings, error) {
 		}
 	}
 	if err := s.validate(); err != nil {
+		return s, err
+	}
+	if err := s.portsFree(); err != nil {
 		return s, err
 	}
 	if s.APIPort == 0 || apiForward(s).portFree() != nil {

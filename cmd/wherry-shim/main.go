@@ -8,11 +8,17 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 
 	_ "wherry.example/wherry/internal/machine/shim/nsinit" // is this program inside of containers
 
 	"wherry.example/wherry/internal/machine/shim"
 )
+
+// libcontainer sends a thread into each new container's mount namespace and
+// lets it end there. The first thread can't end: it would stay, and keep a
+// container's mounts for ever. So it belongs to main alone.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if len(os.Args) < 2 || os.Args[1] != "serve" {

@@ -85,7 +85,7 @@ func (s *Server) adoptExecs(c *container) error {
 
 // adoptTask watches a process that is no child of this one.
 func (s *Server) adoptTask(id, exec string, rec record, after func()) *task {
-	pipes := keepLeft(rec)
+	pipes := keepLeft(rec.IO, rec.StdinClosed)
 	t := newTask(id, exec, s.recordPath(id, exec), rec, pipes)
 	t.pid = rec.Pid
 	if rec.Exit != nil {
@@ -111,25 +111,6 @@ func (s *Server) adoptTask(id, exec string, rec record, after func()) *task {
 		s.endAdopted(t)
 	}()
 	return t
-}
-
-// keepLeft opens what is left of the FIFOs. One that is gone is missed by nobody.
-func keepLeft(rec record) *pipes {
-	p := &pipes{stdin: closed}
-	if rec.IO.Stdin != "" && !rec.StdinClosed {
-		if fd, err := openFIFO(rec.IO.Stdin, unix.O_RDWR|unix.O_NONBLOCK); err == nil {
-			p.stdin = fd
-		}
-	}
-	for _, name := range []string{rec.IO.Stdout, rec.IO.Stderr} {
-		if name == "" {
-			continue
-		}
-		if fd, err := openFIFO(name, unix.O_RDONLY|unix.O_NONBLOCK); err == nil {
-			p.outs = append(p.outs, fd)
-		}
-	}
-	return p
 }
 
 // findProcess holds the process if the number still means the same one.

@@ -153,7 +153,7 @@ func (t *task) attach(p *libcontainer.Process) (console *os.File, err error) {
 		console, p.ConsoleSocket, err = consoleSocket()
 		return console, err
 	}
-	files, err := openStdio(t.rec.IO)
+	files, err := t.io.open()
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +206,7 @@ func (t *task) takeTerminal(console *os.File) error {
 	if err != nil {
 		return err
 	}
-	tty, err := openTerminal(master, t.rec.IO)
+	tty, err := openTerminal(master, t.io)
 	if err != nil {
 		master.Close()
 		return err

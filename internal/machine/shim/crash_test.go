@@ -29,8 +29,8 @@ func TestDeathOfTheShim(t *testing.T) {
 	runs := w.run("cat")
 	x, err := runs.addExec("x", false, "/toybox", "sleep", "inf")
 	w.must(err)
-	x.open()
 	w.must(x.start())
+	x.open()
 	waits, err := w.create(w.spec(w.newID(), "exit", "4"), fmt.Sprintf("%064x", 2))
 	w.must(err)
 	before := w.run("exit", "5") // ended and reaped by the shim
@@ -197,7 +197,6 @@ func TestManyAtOnce(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			b.open()
 			if err := b.start(); err != nil {
 				t.Error(err)
 			}

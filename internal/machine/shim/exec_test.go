@@ -23,11 +23,11 @@ func TestExec(t *testing.T) {
 	if s := x.state(); s.Status != tasktypes.Status_CREATED {
 		t.Errorf("before the start: %v", s)
 	}
-	if _, err := b.addExec("one", true, "/toybox", "true"); !errdefs.IsAlreadyExists(err) {
+	if _, err := b.addExec("one", false, "/toybox", "true"); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("the same name again: %v", err)
 	}
-	x.open()
 	w.must(x.start())
+	x.open()
 	if code := x.wait(); code != 0 || x.out.all() != "out 1\n" || x.err.all() != "err 1\n" {
 		t.Errorf("code %d, %q, %q", code, x.out.all(), x.err.all())
 	}
@@ -88,7 +88,6 @@ func TestExecErrorsKeepTheirWords(t *testing.T) {
 			t.Errorf("after that: %v", s)
 		}
 		w.must(x.delete())
-		b.w.must(removeAll(x))
 	}
 	b.end()
 	w.checkNothingLeft()
@@ -120,8 +119,8 @@ func TestTerminalOfExec(t *testing.T) {
 	b := w.run("sleep", "inf")
 	x, err := b.addExec("x", true, "/toybox", "shell")
 	w.must(err)
-	x.open()
 	w.must(x.start())
+	x.open()
 	x.untilOutput("ready")
 	x.stdin.WriteString("tty\n")
 	x.untilOutput("tty 0x0")

@@ -393,7 +393,7 @@ func (w *world) runSpec(id string, spec *specs.Spec) *box {
 	return b
 }
 
-// open opens the caller's ends.
+// open opens the caller's ends; before the shim has opened its own they would be at their end at once.
 func (b *box) open() {
 	b.w.t.Helper()
 	var err error
@@ -449,7 +449,7 @@ func (b *box) addExec(name string, tty bool, args ...string) (*box, error) {
 	p := &specs.Process{Args: args, Cwd: "/", Terminal: tty, Env: []string{"PATH=/"}}
 	text, err := json.Marshal(p)
 	b.w.must(err)
-	x := &box{w: b.w, id: b.id, exec: name, io: b.w.fifos(b.id+name, tty)}
+	x := &box{w: b.w, id: b.id, exec: name, io: b.w.fifos(fmt.Sprintf("%s-%s-%d", b.id, name, b.w.ids.Add(1)), tty)}
 	_, err = b.w.api.Exec(b.w.ctx(), &taskapi.ExecProcessRequest{ID: b.id, ExecID: name, Terminal: tty, Stdin: x.io.Stdin, Stdout: x.io.Stdout, Stderr: x.io.Stderr,
 		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: text}})
 	return x, errgrpc.ToNative(err)

@@ -4,8 +4,10 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -26,31 +28,39 @@ type names struct {
 type pipes struct {
 	mu    sync.Mutex
 	stdin int // keeps the reader from seeing an end; closed when negative
-	outs  []int
+	outs  [2]int
 }
 
 // keep opens our ends. It never blocks and never fails for want of another end.
 func keep(n names) (*pipes, error) {
-	p := &pipes{stdin: closed}
-	if n.Stdin != "" {
-		fd, err := openFIFO(n.Stdin, unix.O_RDWR|unix.O_NONBLOCK)
-		if err != nil {
-			return nil, err
-		}
-		p.stdin = fd
+	p := &pipes{stdin: closed, outs: [2]int{closed, closed}}
+	err := hold(&p.stdin, n.Stdin, unix.O_RDWR)
+	for i, name := range []string{n.Stdout, n.Stderr} {
+		err = errors.Join(err, hold(&p.outs[i], name, unix.O_RDONLY))
 	}
-	for _, name := range []string{n.Stdout, n.Stderr} {
-		if name == "" {
-			continue
-		}
-		fd, err := openFIFO(name, unix.O_RDONLY|unix.O_NONBLOCK)
-		if err != nil {
-			p.close()
-			return nil, err
-		}
-		p.outs = append(p.outs, fd)
+	if err != nil {
+		p.close()
+		return nil, err
 	}
 	return p, nil
+}
+
+// keepLeft opens what is left of the FIFOs of an earlier instance. One that is gone is missed by nobody.
+func keepLeft(n names, stdinClosed bool) *pipes {
+	p := &pipes{stdin: closed, outs: [2]int{closed, closed}}
+	if !stdinClosed {
+		hold(&p.stdin, n.Stdin, unix.O_RDWR)
+	}
+	hold(&p.outs[0], n.Stdout, unix.O_RDONLY)
+	hold(&p.outs[1], n.Stderr, unix.O_RDONLY)
+	return p
+}
+
+func hold(fd *int, path string, flags int) (err error) {
+	if path != "" {
+		*fd, err = openFIFO(path, flags|unix.O_NONBLOCK)
+	}
+	return err
 }
 
 // closed is no descriptor.
@@ -93,31 +103,51 @@ func (p *pipes) close() {
 	p.closeStdin()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, fd := range p.outs {
-		unix.Close(fd)
+	for i, fd := range p.outs {
+		if fd != closed {
+			unix.Close(fd)
+			p.outs[i] = closed
+		}
 	}
-	p.outs = nil
 }
 
 // stdio are the three files that a process without a terminal gets. Each is
 // an open file description of its own, in blocking mode: nobody else's flags change with it.
 type stdio [3]*os.File
 
-// openStdio opens the process's ends. It does not block: keep has opened the others.
-func openStdio(n names) (s stdio, err error) {
-	flags := [3]int{unix.O_RDONLY, unix.O_WRONLY, unix.O_WRONLY}
-	for i, path := range []string{n.Stdin, n.Stdout, n.Stderr} {
-		if path == "" {
-			s[i], err = os.OpenFile(os.DevNull, flags[i], 0)
-		} else {
-			s[i], err = openFile(path, flags[i])
+// open opens the process's ends. It does not block, because our ends are
+// open, and it means the same FIFOs whatever has become of their names.
+func (p *pipes) open() (s stdio, err error) {
+	for i, fd := range p.fds() {
+		flags := unix.O_WRONLY
+		if i == 0 {
+			flags = unix.O_RDONLY
 		}
-		if err != nil {
+		if s[i], err = reopen(fd, flags); err != nil {
 			s.close()
 			return s, err
 		}
 	}
 	return s, nil
+}
+
+func (p *pipes) fds() [3]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return [3]int{p.stdin, p.outs[0], p.outs[1]}
+}
+
+// reopen makes a new description of a FIFO that we hold, or one of /dev/null.
+func reopen(fd, flags int) (*os.File, error) {
+	path := os.DevNull
+	if fd != closed {
+		path = "/proc/self/fd/" + strconv.Itoa(fd)
+	}
+	n, err := retry(func() (int, error) { return unix.Open(path, flags|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, fmt.Errorf("open a process's end of a FIFO: %w", err)
+	}
+	return os.NewFile(uintptr(n), "stdio"), nil
 }
 
 func (s stdio) close() {
@@ -126,12 +156,4 @@ func (s stdio) close() {
 			f.Close()
 		}
 	}
-}
-
-func openFile(path string, flags int) (*os.File, error) {
-	fd, err := openFIFO(path, flags)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), path), nil
 }

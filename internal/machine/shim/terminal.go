@@ -52,20 +52,18 @@ func receiveMaster(socket *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
-// openTerminal connects a master with the FIFOs, whose other ends are held by keep.
-func openTerminal(master *os.File, n names) (*terminal, error) {
+// openTerminal connects a master with the FIFOs that p holds.
+func openTerminal(master *os.File, p *pipes) (_ *terminal, err error) {
 	t := &terminal{master: master, copied: make(chan struct{})}
-	fd, err := openFIFO(n.Stdout, unix.O_WRONLY|unix.O_NONBLOCK)
-	if err != nil {
+	fds := p.fds()
+	if t.out, err = reopen(fds[1], unix.O_WRONLY|unix.O_NONBLOCK); err != nil {
 		return nil, err
 	}
-	t.out = os.NewFile(uintptr(fd), n.Stdout)
-	if n.Stdin != "" {
-		if fd, err = openFIFO(n.Stdin, unix.O_RDONLY|unix.O_NONBLOCK); err != nil {
+	if fds[0] != closed {
+		if t.in, err = reopen(fds[0], unix.O_RDONLY|unix.O_NONBLOCK); err != nil {
 			t.out.Close()
 			return nil, err
 		}
-		t.in = os.NewFile(uintptr(fd), n.Stdin)
 		go pump(t.master, t.in)
 	}
 	go func() {

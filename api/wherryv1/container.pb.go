@@ -80,6 +80,7 @@ const (
 	ContainerPhase_CONTAINER_PHASE_RESTARTING ContainerPhase = 2 // ended; the engine will start it again after a pause
 	ContainerPhase_CONTAINER_PHASE_EXITED     ContainerPhase = 3
 	ContainerPhase_CONTAINER_PHASE_REMOVING   ContainerPhase = 4
+	ContainerPhase_CONTAINER_PHASE_PAUSED     ContainerPhase = 5 // its processes are frozen
 )
 
 // Enum value maps for ContainerPhase.
@@ -90,6 +91,7 @@ var (
 		2: "CONTAINER_PHASE_RESTARTING",
 		3: "CONTAINER_PHASE_EXITED",
 		4: "CONTAINER_PHASE_REMOVING",
+		5: "CONTAINER_PHASE_PAUSED",
 	}
 	ContainerPhase_value = map[string]int32{
 		"CONTAINER_PHASE_CREATED":    0,
@@ -97,6 +99,7 @@ var (
 		"CONTAINER_PHASE_RESTARTING": 2,
 		"CONTAINER_PHASE_EXITED":     3,
 		"CONTAINER_PHASE_REMOVING":   4,
+		"CONTAINER_PHASE_PAUSED":     5,
 	}
 )
 
@@ -1845,6 +1848,166 @@ func (*KillContainerResponse) Descriptor() ([]byte, []int) {
 	return file_wherry_v1_container_proto_rawDescGZIP(), []int{19}
 }
 
+type PauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerRequest) Reset() {
+	*x = PauseContainerRequest{}
+	mi := &file_wherry_v1_container_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerRequest) ProtoMessage() {}
+
+func (x *PauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*PauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type PauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PauseContainerResponse) Reset() {
+	*x = PauseContainerResponse{}
+	mi := &file_wherry_v1_container_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PauseContainerResponse) ProtoMessage() {}
+
+func (x *PauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*PauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{21}
+}
+
+type UnpauseContainerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerRequest) Reset() {
+	*x = UnpauseContainerRequest{}
+	mi := &file_wherry_v1_container_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerRequest) ProtoMessage() {}
+
+func (x *UnpauseContainerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerRequest.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerRequest) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UnpauseContainerRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type UnpauseContainerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpauseContainerResponse) Reset() {
+	*x = UnpauseContainerResponse{}
+	mi := &file_wherry_v1_container_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpauseContainerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpauseContainerResponse) ProtoMessage() {}
+
+func (x *UnpauseContainerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpauseContainerResponse.ProtoReflect.Descriptor instead.
+func (*UnpauseContainerResponse) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{23}
+}
+
 type RemoveContainerRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
@@ -1856,7 +2019,7 @@ type RemoveContainerRequest struct {
 
 func (x *RemoveContainerRequest) Reset() {
 	*x = RemoveContainerRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[20]
+	mi := &file_wherry_v1_container_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2031,7 @@ func (x *RemoveContainerRequest) String() string {
 func (*RemoveContainerRequest) ProtoMessage() {}
 
 func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[20]
+	mi := &file_wherry_v1_container_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2044,7 @@ func (x *RemoveContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerRequest.ProtoReflect.Descriptor instead.
 func (*RemoveContainerRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{20}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveContainerRequest) GetContainer() string {
@@ -1913,7 +2076,7 @@ type RemoveContainerResponse struct {
 
 func (x *RemoveContainerResponse) Reset() {
 	*x = RemoveContainerResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[21]
+	mi := &file_wherry_v1_container_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2088,7 @@ func (x *RemoveContainerResponse) String() string {
 func (*RemoveContainerResponse) ProtoMessage() {}
 
 func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[21]
+	mi := &file_wherry_v1_container_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2101,7 @@ func (x *RemoveContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveContainerResponse.ProtoReflect.Descriptor instead.
 func (*RemoveContainerResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{21}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{25}
 }
 
 type ListContainersRequest struct {
@@ -1953,7 +2116,7 @@ type ListContainersRequest struct {
 
 func (x *ListContainersRequest) Reset() {
 	*x = ListContainersRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[22]
+	mi := &file_wherry_v1_container_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2128,7 @@ func (x *ListContainersRequest) String() string {
 func (*ListContainersRequest) ProtoMessage() {}
 
 func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[22]
+	mi := &file_wherry_v1_container_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2141,7 @@ func (x *ListContainersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersRequest.ProtoReflect.Descriptor instead.
 func (*ListContainersRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{22}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListContainersRequest) GetAll() bool {
@@ -2018,7 +2181,7 @@ type ListContainersResponse struct {
 
 func (x *ListContainersResponse) Reset() {
 	*x = ListContainersResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[23]
+	mi := &file_wherry_v1_container_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2193,7 @@ func (x *ListContainersResponse) String() string {
 func (*ListContainersResponse) ProtoMessage() {}
 
 func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[23]
+	mi := &file_wherry_v1_container_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2206,7 @@ func (x *ListContainersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListContainersResponse.ProtoReflect.Descriptor instead.
 func (*ListContainersResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{23}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListContainersResponse) GetContainers() []*Container {
@@ -2062,7 +2225,7 @@ type InspectContainerRequest struct {
 
 func (x *InspectContainerRequest) Reset() {
 	*x = InspectContainerRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[24]
+	mi := &file_wherry_v1_container_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2237,7 @@ func (x *InspectContainerRequest) String() string {
 func (*InspectContainerRequest) ProtoMessage() {}
 
 func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[24]
+	mi := &file_wherry_v1_container_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2250,7 @@ func (x *InspectContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerRequest.ProtoReflect.Descriptor instead.
 func (*InspectContainerRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{24}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InspectContainerRequest) GetContainer() string {
@@ -2109,7 +2272,7 @@ type InspectContainerResponse struct {
 
 func (x *InspectContainerResponse) Reset() {
 	*x = InspectContainerResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[25]
+	mi := &file_wherry_v1_container_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2121,7 +2284,7 @@ func (x *InspectContainerResponse) String() string {
 func (*InspectContainerResponse) ProtoMessage() {}
 
 func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[25]
+	mi := &file_wherry_v1_container_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2134,7 +2297,7 @@ func (x *InspectContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectContainerResponse.ProtoReflect.Descriptor instead.
 func (*InspectContainerResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{25}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *InspectContainerResponse) GetContainer() *Container {
@@ -2176,7 +2339,7 @@ type WaitContainerRequest struct {
 
 func (x *WaitContainerRequest) Reset() {
 	*x = WaitContainerRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[26]
+	mi := &file_wherry_v1_container_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2351,7 @@ func (x *WaitContainerRequest) String() string {
 func (*WaitContainerRequest) ProtoMessage() {}
 
 func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[26]
+	mi := &file_wherry_v1_container_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2364,7 @@ func (x *WaitContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerRequest.ProtoReflect.Descriptor instead.
 func (*WaitContainerRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{26}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WaitContainerRequest) GetContainer() string {
@@ -2235,7 +2398,7 @@ type WaitContainerResponse struct {
 
 func (x *WaitContainerResponse) Reset() {
 	*x = WaitContainerResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[27]
+	mi := &file_wherry_v1_container_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2247,7 +2410,7 @@ func (x *WaitContainerResponse) String() string {
 func (*WaitContainerResponse) ProtoMessage() {}
 
 func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[27]
+	mi := &file_wherry_v1_container_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2260,7 +2423,7 @@ func (x *WaitContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitContainerResponse.ProtoReflect.Descriptor instead.
 func (*WaitContainerResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{27}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WaitContainerResponse) GetExitCode() int32 {
@@ -2291,7 +2454,7 @@ type StreamContainerLogsRequest struct {
 
 func (x *StreamContainerLogsRequest) Reset() {
 	*x = StreamContainerLogsRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[28]
+	mi := &file_wherry_v1_container_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2466,7 @@ func (x *StreamContainerLogsRequest) String() string {
 func (*StreamContainerLogsRequest) ProtoMessage() {}
 
 func (x *StreamContainerLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[28]
+	mi := &file_wherry_v1_container_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2479,7 @@ func (x *StreamContainerLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamContainerLogsRequest.ProtoReflect.Descriptor instead.
 func (*StreamContainerLogsRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{28}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StreamContainerLogsRequest) GetContainer() string {
@@ -2372,7 +2535,7 @@ type ContainerLogChunk struct {
 
 func (x *ContainerLogChunk) Reset() {
 	*x = ContainerLogChunk{}
-	mi := &file_wherry_v1_container_proto_msgTypes[29]
+	mi := &file_wherry_v1_container_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2547,7 @@ func (x *ContainerLogChunk) String() string {
 func (*ContainerLogChunk) ProtoMessage() {}
 
 func (x *ContainerLogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[29]
+	mi := &file_wherry_v1_container_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2560,7 @@ func (x *ContainerLogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerLogChunk.ProtoReflect.Descriptor instead.
 func (*ContainerLogChunk) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{29}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ContainerLogChunk) GetTime() *timestamppb.Timestamp {
@@ -2431,7 +2594,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_wherry_v1_container_proto_msgTypes[30]
+	mi := &file_wherry_v1_container_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2606,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[30]
+	mi := &file_wherry_v1_container_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2619,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{30}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TerminalSize) GetColumns() uint32 {
@@ -2489,7 +2652,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[31]
+	mi := &file_wherry_v1_container_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2664,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[31]
+	mi := &file_wherry_v1_container_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2677,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{31}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -2617,7 +2780,7 @@ type AttachStart struct {
 
 func (x *AttachStart) Reset() {
 	*x = AttachStart{}
-	mi := &file_wherry_v1_container_proto_msgTypes[32]
+	mi := &file_wherry_v1_container_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2792,7 @@ func (x *AttachStart) String() string {
 func (*AttachStart) ProtoMessage() {}
 
 func (x *AttachStart) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[32]
+	mi := &file_wherry_v1_container_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2805,7 @@ func (x *AttachStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachStart.ProtoReflect.Descriptor instead.
 func (*AttachStart) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{32}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AttachStart) GetContainer() string {
@@ -2695,7 +2858,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[33]
+	mi := &file_wherry_v1_container_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2707,7 +2870,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[33]
+	mi := &file_wherry_v1_container_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2720,7 +2883,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{33}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AttachResponse) GetMessage() isAttachResponse_Message {
@@ -2803,6 +2966,7 @@ type ExecRequest struct {
 	//	*ExecRequest_Resize
 	//	*ExecRequest_CloseStdin
 	//	*ExecRequest_Signal
+	//	*ExecRequest_Detach
 	Message       isExecRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2810,7 +2974,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[34]
+	mi := &file_wherry_v1_container_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2986,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[34]
+	mi := &file_wherry_v1_container_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2999,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{34}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -2890,6 +3054,15 @@ func (x *ExecRequest) GetSignal() string {
 	return ""
 }
 
+func (x *ExecRequest) GetDetach() bool {
+	if x != nil {
+		if x, ok := x.Message.(*ExecRequest_Detach); ok {
+			return x.Detach
+		}
+	}
+	return false
+}
+
 type isExecRequest_Message interface {
 	isExecRequest_Message()
 }
@@ -2914,6 +3087,10 @@ type ExecRequest_Signal struct {
 	Signal string `protobuf:"bytes,5,opt,name=signal,proto3,oneof"`
 }
 
+type ExecRequest_Detach struct {
+	Detach bool `protobuf:"varint,6,opt,name=detach,proto3,oneof"` // leave the command running when the call ends
+}
+
 func (*ExecRequest_Start) isExecRequest_Message() {}
 
 func (*ExecRequest_Stdin) isExecRequest_Message() {}
@@ -2923,6 +3100,8 @@ func (*ExecRequest_Resize) isExecRequest_Message() {}
 func (*ExecRequest_CloseStdin) isExecRequest_Message() {}
 
 func (*ExecRequest_Signal) isExecRequest_Message() {}
+
+func (*ExecRequest_Detach) isExecRequest_Message() {}
 
 type ExecStart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2942,7 +3121,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_wherry_v1_container_proto_msgTypes[35]
+	mi := &file_wherry_v1_container_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2954,7 +3133,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[35]
+	mi := &file_wherry_v1_container_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2967,7 +3146,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{35}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExecStart) GetContainer() string {
@@ -3055,7 +3234,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[36]
+	mi := &file_wherry_v1_container_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3067,7 +3246,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[36]
+	mi := &file_wherry_v1_container_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3080,7 +3259,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{36}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExecResponse) GetMessage() isExecResponse_Message {
@@ -3154,6 +3333,202 @@ func (*ExecResponse_ExitCode) isExecResponse_Message() {}
 
 func (*ExecResponse_Started) isExecResponse_Message() {}
 
+type ListProcessesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Container     string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProcessesRequest) Reset() {
+	*x = ListProcessesRequest{}
+	mi := &file_wherry_v1_container_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProcessesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProcessesRequest) ProtoMessage() {}
+
+func (x *ListProcessesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProcessesRequest.ProtoReflect.Descriptor instead.
+func (*ListProcessesRequest) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListProcessesRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+type ListProcessesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Processes     []*Process             `protobuf:"bytes,1,rep,name=processes,proto3" json:"processes,omitempty"` // by start time
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProcessesResponse) Reset() {
+	*x = ListProcessesResponse{}
+	mi := &file_wherry_v1_container_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProcessesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProcessesResponse) ProtoMessage() {}
+
+func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
+func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *ListProcessesResponse) GetProcesses() []*Process {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+type Process struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"` // the machine's number for it
+	Parent        uint32                 `protobuf:"varint,2,opt,name=parent,proto3" json:"parent,omitempty"`
+	UserId        uint32                 `protobuf:"varint,3,opt,name=user_id,json=userId,proto3" json:"user_id,omitempty"`
+	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"` // by the container's own /etc/passwd; empty: it has no name there
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	CpuUsec       uint64                 `protobuf:"varint,6,opt,name=cpu_usec,json=cpuUsec,proto3" json:"cpu_usec,omitempty"`
+	MemoryBytes   uint64                 `protobuf:"varint,7,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // resident
+	State         string                 `protobuf:"bytes,8,opt,name=state,proto3" json:"state,omitempty"`                                 // one letter, as in proc(5)
+	Command       string                 `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`                             // cut at 4096 bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_wherry_v1_container_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_container_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Process) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Process) GetParent() uint32 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
+func (x *Process) GetUserId() uint32 {
+	if x != nil {
+		return x.UserId
+	}
+	return 0
+}
+
+func (x *Process) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Process) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Process) GetCpuUsec() uint64 {
+	if x != nil {
+		return x.CpuUsec
+	}
+	return 0
+}
+
+func (x *Process) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Process) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Process) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
 type StreamStatsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Containers    []string               `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"` // empty: all that run
@@ -3164,7 +3539,7 @@ type StreamStatsRequest struct {
 
 func (x *StreamStatsRequest) Reset() {
 	*x = StreamStatsRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[37]
+	mi := &file_wherry_v1_container_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3176,7 +3551,7 @@ func (x *StreamStatsRequest) String() string {
 func (*StreamStatsRequest) ProtoMessage() {}
 
 func (x *StreamStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[37]
+	mi := &file_wherry_v1_container_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3189,7 +3564,7 @@ func (x *StreamStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStatsRequest.ProtoReflect.Descriptor instead.
 func (*StreamStatsRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{37}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *StreamStatsRequest) GetContainers() []string {
@@ -3216,7 +3591,7 @@ type StatsSample struct {
 
 func (x *StatsSample) Reset() {
 	*x = StatsSample{}
-	mi := &file_wherry_v1_container_proto_msgTypes[38]
+	mi := &file_wherry_v1_container_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3603,7 @@ func (x *StatsSample) String() string {
 func (*StatsSample) ProtoMessage() {}
 
 func (x *StatsSample) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[38]
+	mi := &file_wherry_v1_container_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3616,7 @@ func (x *StatsSample) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSample.ProtoReflect.Descriptor instead.
 func (*StatsSample) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{38}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *StatsSample) GetTime() *timestamppb.Timestamp {
@@ -3277,7 +3652,7 @@ type ContainerStats struct {
 
 func (x *ContainerStats) Reset() {
 	*x = ContainerStats{}
-	mi := &file_wherry_v1_container_proto_msgTypes[39]
+	mi := &file_wherry_v1_container_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3664,7 @@ func (x *ContainerStats) String() string {
 func (*ContainerStats) ProtoMessage() {}
 
 func (x *ContainerStats) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[39]
+	mi := &file_wherry_v1_container_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3677,7 @@ func (x *ContainerStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStats.ProtoReflect.Descriptor instead.
 func (*ContainerStats) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{39}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ContainerStats) GetId() string {
@@ -3395,7 +3770,7 @@ type CopyToRequest struct {
 
 func (x *CopyToRequest) Reset() {
 	*x = CopyToRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[40]
+	mi := &file_wherry_v1_container_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +3782,7 @@ func (x *CopyToRequest) String() string {
 func (*CopyToRequest) ProtoMessage() {}
 
 func (x *CopyToRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[40]
+	mi := &file_wherry_v1_container_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +3795,7 @@ func (x *CopyToRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyToRequest.ProtoReflect.Descriptor instead.
 func (*CopyToRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{40}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CopyToRequest) GetMessage() isCopyToRequest_Message {
@@ -3474,7 +3849,7 @@ type CopyToStart struct {
 
 func (x *CopyToStart) Reset() {
 	*x = CopyToStart{}
-	mi := &file_wherry_v1_container_proto_msgTypes[41]
+	mi := &file_wherry_v1_container_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3861,7 @@ func (x *CopyToStart) String() string {
 func (*CopyToStart) ProtoMessage() {}
 
 func (x *CopyToStart) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[41]
+	mi := &file_wherry_v1_container_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3874,7 @@ func (x *CopyToStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyToStart.ProtoReflect.Descriptor instead.
 func (*CopyToStart) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{41}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CopyToStart) GetContainer() string {
@@ -3524,7 +3899,7 @@ type CopyToResponse struct {
 
 func (x *CopyToResponse) Reset() {
 	*x = CopyToResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[42]
+	mi := &file_wherry_v1_container_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3911,7 @@ func (x *CopyToResponse) String() string {
 func (*CopyToResponse) ProtoMessage() {}
 
 func (x *CopyToResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[42]
+	mi := &file_wherry_v1_container_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3924,7 @@ func (x *CopyToResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyToResponse.ProtoReflect.Descriptor instead.
 func (*CopyToResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{42}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{49}
 }
 
 type CopyFromRequest struct {
@@ -3562,7 +3937,7 @@ type CopyFromRequest struct {
 
 func (x *CopyFromRequest) Reset() {
 	*x = CopyFromRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[43]
+	mi := &file_wherry_v1_container_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +3949,7 @@ func (x *CopyFromRequest) String() string {
 func (*CopyFromRequest) ProtoMessage() {}
 
 func (x *CopyFromRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[43]
+	mi := &file_wherry_v1_container_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +3962,7 @@ func (x *CopyFromRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFromRequest.ProtoReflect.Descriptor instead.
 func (*CopyFromRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{43}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CopyFromRequest) GetContainer() string {
@@ -3613,7 +3988,7 @@ type CopyFromResponse struct {
 
 func (x *CopyFromResponse) Reset() {
 	*x = CopyFromResponse{}
-	mi := &file_wherry_v1_container_proto_msgTypes[44]
+	mi := &file_wherry_v1_container_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +4000,7 @@ func (x *CopyFromResponse) String() string {
 func (*CopyFromResponse) ProtoMessage() {}
 
 func (x *CopyFromResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[44]
+	mi := &file_wherry_v1_container_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +4013,7 @@ func (x *CopyFromResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CopyFromResponse.ProtoReflect.Descriptor instead.
 func (*CopyFromResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{44}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CopyFromResponse) GetTar() []byte {
@@ -3659,7 +4034,7 @@ type StreamEventsRequest struct {
 
 func (x *StreamEventsRequest) Reset() {
 	*x = StreamEventsRequest{}
-	mi := &file_wherry_v1_container_proto_msgTypes[45]
+	mi := &file_wherry_v1_container_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +4046,7 @@ func (x *StreamEventsRequest) String() string {
 func (*StreamEventsRequest) ProtoMessage() {}
 
 func (x *StreamEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[45]
+	mi := &file_wherry_v1_container_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +4059,7 @@ func (x *StreamEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEventsRequest.ProtoReflect.Descriptor instead.
 func (*StreamEventsRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{45}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *StreamEventsRequest) GetSince() *timestamppb.Timestamp {
@@ -3722,7 +4097,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_wherry_v1_container_proto_msgTypes[46]
+	mi := &file_wherry_v1_container_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +4109,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_container_proto_msgTypes[46]
+	mi := &file_wherry_v1_container_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +4122,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_container_proto_rawDescGZIP(), []int{46}
+	return file_wherry_v1_container_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Event) GetTime() *timestamppb.Timestamp {
@@ -3955,7 +4330,13 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\x14KillContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\"\x17\n" +
-	"\x15KillContainerResponse\"f\n" +
+	"\x15KillContainerResponse\"5\n" +
+	"\x15PauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x18\n" +
+	"\x16PauseContainerResponse\"7\n" +
+	"\x17UnpauseContainerRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"\x1a\n" +
+	"\x18UnpauseContainerResponse\"f\n" +
 	"\x16RemoveContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12\x18\n" +
@@ -4021,14 +4402,15 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCode\x12\x1a\n" +
 	"\astarted\x18\x04 \x01(\bH\x00R\astartedB\t\n" +
-	"\amessage\"\xce\x01\n" +
+	"\amessage\"\xe8\x01\n" +
 	"\vExecRequest\x12,\n" +
 	"\x05start\x18\x01 \x01(\v2\x14.wherry.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x121\n" +
 	"\x06resize\x18\x03 \x01(\v2\x17.wherry.v1.TerminalSizeH\x00R\x06resize\x12!\n" +
 	"\vclose_stdin\x18\x04 \x01(\bH\x00R\n" +
 	"closeStdin\x12\x18\n" +
-	"\x06signal\x18\x05 \x01(\tH\x00R\x06signalB\t\n" +
+	"\x06signal\x18\x05 \x01(\tH\x00R\x06signal\x12\x18\n" +
+	"\x06detach\x18\x06 \x01(\bH\x00R\x06detachB\t\n" +
 	"\amessage\"\x90\x02\n" +
 	"\tExecStart\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x18\n" +
@@ -4049,7 +4431,22 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x03 \x01(\x05H\x00R\bexitCode\x12\x1a\n" +
 	"\astarted\x18\x04 \x01(\bH\x00R\astartedB\t\n" +
-	"\amessage\"H\n" +
+	"\amessage\"4\n" +
+	"\x14ListProcessesRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\"I\n" +
+	"\x15ListProcessesResponse\x120\n" +
+	"\tprocesses\x18\x01 \x03(\v2\x12.wherry.v1.ProcessR\tprocesses\"\x89\x02\n" +
+	"\aProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x16\n" +
+	"\x06parent\x18\x02 \x01(\rR\x06parent\x12\x17\n" +
+	"\auser_id\x18\x03 \x01(\rR\x06userId\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x129\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x19\n" +
+	"\bcpu_usec\x18\x06 \x01(\x04R\acpuUsec\x12!\n" +
+	"\fmemory_bytes\x18\a \x01(\x04R\vmemoryBytes\x12\x14\n" +
+	"\x05state\x18\b \x01(\tR\x05state\x12\x18\n" +
+	"\acommand\x18\t \x01(\tR\acommand\"H\n" +
 	"\x12StreamStatsRequest\x12\x1e\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\tR\n" +
@@ -4104,13 +4501,14 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\vNetworkMode\x12\x17\n" +
 	"\x13NETWORK_MODE_BRIDGE\x10\x00\x12\x15\n" +
 	"\x11NETWORK_MODE_HOST\x10\x01\x12\x15\n" +
-	"\x11NETWORK_MODE_NONE\x10\x02*\xa4\x01\n" +
+	"\x11NETWORK_MODE_NONE\x10\x02*\xc0\x01\n" +
 	"\x0eContainerPhase\x12\x1b\n" +
 	"\x17CONTAINER_PHASE_CREATED\x10\x00\x12\x1b\n" +
 	"\x17CONTAINER_PHASE_RUNNING\x10\x01\x12\x1e\n" +
 	"\x1aCONTAINER_PHASE_RESTARTING\x10\x02\x12\x1a\n" +
 	"\x16CONTAINER_PHASE_EXITED\x10\x03\x12\x1c\n" +
-	"\x18CONTAINER_PHASE_REMOVING\x10\x04*u\n" +
+	"\x18CONTAINER_PHASE_REMOVING\x10\x04\x12\x1a\n" +
+	"\x16CONTAINER_PHASE_PAUSED\x10\x05*u\n" +
 	"\vHealthState\x12\x15\n" +
 	"\x11HEALTH_STATE_NONE\x10\x00\x12\x19\n" +
 	"\x15HEALTH_STATE_STARTING\x10\x01\x12\x18\n" +
@@ -4118,21 +4516,23 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\x16HEALTH_STATE_UNHEALTHY\x10\x03*.\n" +
 	"\x06Stream\x12\x11\n" +
 	"\rSTREAM_STDOUT\x10\x00\x12\x11\n" +
-	"\rSTREAM_STDERR\x10\x012\x9c\n" +
-	"\n" +
+	"\rSTREAM_STDERR\x10\x012\xa4\f\n" +
 	"\x10ContainerService\x12X\n" +
 	"\x0fCreateContainer\x12!.wherry.v1.CreateContainerRequest\x1a\".wherry.v1.CreateContainerResponse\x12U\n" +
 	"\x0eStartContainer\x12 .wherry.v1.StartContainerRequest\x1a!.wherry.v1.StartContainerResponse\x12R\n" +
 	"\rStopContainer\x12\x1f.wherry.v1.StopContainerRequest\x1a .wherry.v1.StopContainerResponse\x12[\n" +
 	"\x10RestartContainer\x12\".wherry.v1.RestartContainerRequest\x1a#.wherry.v1.RestartContainerResponse\x12R\n" +
-	"\rKillContainer\x12\x1f.wherry.v1.KillContainerRequest\x1a .wherry.v1.KillContainerResponse\x12X\n" +
+	"\rKillContainer\x12\x1f.wherry.v1.KillContainerRequest\x1a .wherry.v1.KillContainerResponse\x12U\n" +
+	"\x0ePauseContainer\x12 .wherry.v1.PauseContainerRequest\x1a!.wherry.v1.PauseContainerResponse\x12[\n" +
+	"\x10UnpauseContainer\x12\".wherry.v1.UnpauseContainerRequest\x1a#.wherry.v1.UnpauseContainerResponse\x12X\n" +
 	"\x0fRemoveContainer\x12!.wherry.v1.RemoveContainerRequest\x1a\".wherry.v1.RemoveContainerResponse\x12U\n" +
 	"\x0eListContainers\x12 .wherry.v1.ListContainersRequest\x1a!.wherry.v1.ListContainersResponse\x12[\n" +
 	"\x10InspectContainer\x12\".wherry.v1.InspectContainerRequest\x1a#.wherry.v1.InspectContainerResponse\x12R\n" +
 	"\rWaitContainer\x12\x1f.wherry.v1.WaitContainerRequest\x1a .wherry.v1.WaitContainerResponse\x12\\\n" +
 	"\x13StreamContainerLogs\x12%.wherry.v1.StreamContainerLogsRequest\x1a\x1c.wherry.v1.ContainerLogChunk0\x01\x12A\n" +
 	"\x06Attach\x12\x18.wherry.v1.AttachRequest\x1a\x19.wherry.v1.AttachResponse(\x010\x01\x12;\n" +
-	"\x04Exec\x12\x16.wherry.v1.ExecRequest\x1a\x17.wherry.v1.ExecResponse(\x010\x01\x12F\n" +
+	"\x04Exec\x12\x16.wherry.v1.ExecRequest\x1a\x17.wherry.v1.ExecResponse(\x010\x01\x12R\n" +
+	"\rListProcesses\x12\x1f.wherry.v1.ListProcessesRequest\x1a .wherry.v1.ListProcessesResponse\x12F\n" +
 	"\vStreamStats\x12\x1d.wherry.v1.StreamStatsRequest\x1a\x16.wherry.v1.StatsSample0\x01\x12?\n" +
 	"\x06CopyTo\x12\x18.wherry.v1.CopyToRequest\x1a\x19.wherry.v1.CopyToResponse(\x01\x12E\n" +
 	"\bCopyFrom\x12\x1a.wherry.v1.CopyFromRequest\x1a\x1b.wherry.v1.CopyFromResponse0\x01\x12B\n" +
@@ -4151,7 +4551,7 @@ func file_wherry_v1_container_proto_rawDescGZIP() []byte {
 }
 
 var file_wherry_v1_container_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_wherry_v1_container_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_wherry_v1_container_proto_msgTypes = make([]protoimpl.MessageInfo, 59)
 var file_wherry_v1_container_proto_goTypes = []any{
 	(NetworkMode)(0),                   // 0: wherry.v1.NetworkMode
 	(ContainerPhase)(0),                // 1: wherry.v1.ContainerPhase
@@ -4178,133 +4578,148 @@ var file_wherry_v1_container_proto_goTypes = []any{
 	(*RestartContainerResponse)(nil),   // 22: wherry.v1.RestartContainerResponse
 	(*KillContainerRequest)(nil),       // 23: wherry.v1.KillContainerRequest
 	(*KillContainerResponse)(nil),      // 24: wherry.v1.KillContainerResponse
-	(*RemoveContainerRequest)(nil),     // 25: wherry.v1.RemoveContainerRequest
-	(*RemoveContainerResponse)(nil),    // 26: wherry.v1.RemoveContainerResponse
-	(*ListContainersRequest)(nil),      // 27: wherry.v1.ListContainersRequest
-	(*ListContainersResponse)(nil),     // 28: wherry.v1.ListContainersResponse
-	(*InspectContainerRequest)(nil),    // 29: wherry.v1.InspectContainerRequest
-	(*InspectContainerResponse)(nil),   // 30: wherry.v1.InspectContainerResponse
-	(*WaitContainerRequest)(nil),       // 31: wherry.v1.WaitContainerRequest
-	(*WaitContainerResponse)(nil),      // 32: wherry.v1.WaitContainerResponse
-	(*StreamContainerLogsRequest)(nil), // 33: wherry.v1.StreamContainerLogsRequest
-	(*ContainerLogChunk)(nil),          // 34: wherry.v1.ContainerLogChunk
-	(*TerminalSize)(nil),               // 35: wherry.v1.TerminalSize
-	(*AttachRequest)(nil),              // 36: wherry.v1.AttachRequest
-	(*AttachStart)(nil),                // 37: wherry.v1.AttachStart
-	(*AttachResponse)(nil),             // 38: wherry.v1.AttachResponse
-	(*ExecRequest)(nil),                // 39: wherry.v1.ExecRequest
-	(*ExecStart)(nil),                  // 40: wherry.v1.ExecStart
-	(*ExecResponse)(nil),               // 41: wherry.v1.ExecResponse
-	(*StreamStatsRequest)(nil),         // 42: wherry.v1.StreamStatsRequest
-	(*StatsSample)(nil),                // 43: wherry.v1.StatsSample
-	(*ContainerStats)(nil),             // 44: wherry.v1.ContainerStats
-	(*CopyToRequest)(nil),              // 45: wherry.v1.CopyToRequest
-	(*CopyToStart)(nil),                // 46: wherry.v1.CopyToStart
-	(*CopyToResponse)(nil),             // 47: wherry.v1.CopyToResponse
-	(*CopyFromRequest)(nil),            // 48: wherry.v1.CopyFromRequest
-	(*CopyFromResponse)(nil),           // 49: wherry.v1.CopyFromResponse
-	(*StreamEventsRequest)(nil),        // 50: wherry.v1.StreamEventsRequest
-	(*Event)(nil),                      // 51: wherry.v1.Event
-	nil,                                // 52: wherry.v1.ContainerSpec.LabelsEntry
-	nil,                                // 53: wherry.v1.ContainerSpec.SysctlsEntry
-	nil,                                // 54: wherry.v1.Container.LabelsEntry
-	nil,                                // 55: wherry.v1.ListContainersRequest.LabelFilterEntry
-	nil,                                // 56: wherry.v1.Event.AttributesEntry
-	(*Resources)(nil),                  // 57: wherry.v1.Resources
-	(*RestartPolicy)(nil),              // 58: wherry.v1.RestartPolicy
-	(*HealthCheck)(nil),                // 59: wherry.v1.HealthCheck
-	(*durationpb.Duration)(nil),        // 60: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 61: google.protobuf.Timestamp
+	(*PauseContainerRequest)(nil),      // 25: wherry.v1.PauseContainerRequest
+	(*PauseContainerResponse)(nil),     // 26: wherry.v1.PauseContainerResponse
+	(*UnpauseContainerRequest)(nil),    // 27: wherry.v1.UnpauseContainerRequest
+	(*UnpauseContainerResponse)(nil),   // 28: wherry.v1.UnpauseContainerResponse
+	(*RemoveContainerRequest)(nil),     // 29: wherry.v1.RemoveContainerRequest
+	(*RemoveContainerResponse)(nil),    // 30: wherry.v1.RemoveContainerResponse
+	(*ListContainersRequest)(nil),      // 31: wherry.v1.ListContainersRequest
+	(*ListContainersResponse)(nil),     // 32: wherry.v1.ListContainersResponse
+	(*InspectContainerRequest)(nil),    // 33: wherry.v1.InspectContainerRequest
+	(*InspectContainerResponse)(nil),   // 34: wherry.v1.InspectContainerResponse
+	(*WaitContainerRequest)(nil),       // 35: wherry.v1.WaitContainerRequest
+	(*WaitContainerResponse)(nil),      // 36: wherry.v1.WaitContainerResponse
+	(*StreamContainerLogsRequest)(nil), // 37: wherry.v1.StreamContainerLogsRequest
+	(*ContainerLogChunk)(nil),          // 38: wherry.v1.ContainerLogChunk
+	(*TerminalSize)(nil),               // 39: wherry.v1.TerminalSize
+	(*AttachRequest)(nil),              // 40: wherry.v1.AttachRequest
+	(*AttachStart)(nil),                // 41: wherry.v1.AttachStart
+	(*AttachResponse)(nil),             // 42: wherry.v1.AttachResponse
+	(*ExecRequest)(nil),                // 43: wherry.v1.ExecRequest
+	(*ExecStart)(nil),                  // 44: wherry.v1.ExecStart
+	(*ExecResponse)(nil),               // 45: wherry.v1.ExecResponse
+	(*ListProcessesRequest)(nil),       // 46: wherry.v1.ListProcessesRequest
+	(*ListProcessesResponse)(nil),      // 47: wherry.v1.ListProcessesResponse
+	(*Process)(nil),                    // 48: wherry.v1.Process
+	(*StreamStatsRequest)(nil),         // 49: wherry.v1.StreamStatsRequest
+	(*StatsSample)(nil),                // 50: wherry.v1.StatsSample
+	(*ContainerStats)(nil),             // 51: wherry.v1.ContainerStats
+	(*CopyToRequest)(nil),              // 52: wherry.v1.CopyToRequest
+	(*CopyToStart)(nil),                // 53: wherry.v1.CopyToStart
+	(*CopyToResponse)(nil),             // 54: wherry.v1.CopyToResponse
+	(*CopyFromRequest)(nil),            // 55: wherry.v1.CopyFromRequest
+	(*CopyFromResponse)(nil),           // 56: wherry.v1.CopyFromResponse
+	(*StreamEventsRequest)(nil),        // 57: wherry.v1.StreamEventsRequest
+	(*Event)(nil),                      // 58: wherry.v1.Event
+	nil,                                // 59: wherry.v1.ContainerSpec.LabelsEntry
+	nil,                                // 60: wherry.v1.ContainerSpec.SysctlsEntry
+	nil,                                // 61: wherry.v1.Container.LabelsEntry
+	nil,                                // 62: wherry.v1.ListContainersRequest.LabelFilterEntry
+	nil,                                // 63: wherry.v1.Event.AttributesEntry
+	(*Resources)(nil),                  // 64: wherry.v1.Resources
+	(*RestartPolicy)(nil),              // 65: wherry.v1.RestartPolicy
+	(*HealthCheck)(nil),                // 66: wherry.v1.HealthCheck
+	(*durationpb.Duration)(nil),        // 67: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 68: google.protobuf.Timestamp
 }
 var file_wherry_v1_container_proto_depIdxs = []int32{
-	52, // 0: wherry.v1.ContainerSpec.labels:type_name -> wherry.v1.ContainerSpec.LabelsEntry
+	59, // 0: wherry.v1.ContainerSpec.labels:type_name -> wherry.v1.ContainerSpec.LabelsEntry
 	8,  // 1: wherry.v1.ContainerSpec.mounts:type_name -> wherry.v1.Mount
 	9,  // 2: wherry.v1.ContainerSpec.ulimits:type_name -> wherry.v1.Ulimit
-	53, // 3: wherry.v1.ContainerSpec.sysctls:type_name -> wherry.v1.ContainerSpec.SysctlsEntry
-	57, // 4: wherry.v1.ContainerSpec.resources:type_name -> wherry.v1.Resources
-	58, // 5: wherry.v1.ContainerSpec.restart:type_name -> wherry.v1.RestartPolicy
-	59, // 6: wherry.v1.ContainerSpec.health:type_name -> wherry.v1.HealthCheck
-	60, // 7: wherry.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
+	60, // 3: wherry.v1.ContainerSpec.sysctls:type_name -> wherry.v1.ContainerSpec.SysctlsEntry
+	64, // 4: wherry.v1.ContainerSpec.resources:type_name -> wherry.v1.Resources
+	65, // 5: wherry.v1.ContainerSpec.restart:type_name -> wherry.v1.RestartPolicy
+	66, // 6: wherry.v1.ContainerSpec.health:type_name -> wherry.v1.HealthCheck
+	67, // 7: wherry.v1.ContainerSpec.stop_timeout:type_name -> google.protobuf.Duration
 	6,  // 8: wherry.v1.ContainerSpec.networks:type_name -> wherry.v1.NetworkAttachment
 	0,  // 9: wherry.v1.ContainerSpec.network_mode:type_name -> wherry.v1.NetworkMode
 	7,  // 10: wherry.v1.ContainerSpec.ports:type_name -> wherry.v1.PortMapping
 	10, // 11: wherry.v1.ContainerSpec.log:type_name -> wherry.v1.LogOptions
 	4,  // 12: wherry.v1.Mount.kind:type_name -> wherry.v1.Mount.Kind
 	1,  // 13: wherry.v1.ContainerState.phase:type_name -> wherry.v1.ContainerPhase
-	61, // 14: wherry.v1.ContainerState.started_at:type_name -> google.protobuf.Timestamp
-	61, // 15: wherry.v1.ContainerState.finished_at:type_name -> google.protobuf.Timestamp
+	68, // 14: wherry.v1.ContainerState.started_at:type_name -> google.protobuf.Timestamp
+	68, // 15: wherry.v1.ContainerState.finished_at:type_name -> google.protobuf.Timestamp
 	2,  // 16: wherry.v1.ContainerState.health:type_name -> wherry.v1.HealthState
 	12, // 17: wherry.v1.ContainerState.health_log:type_name -> wherry.v1.HealthResult
-	61, // 18: wherry.v1.HealthResult.start:type_name -> google.protobuf.Timestamp
-	61, // 19: wherry.v1.HealthResult.end:type_name -> google.protobuf.Timestamp
-	61, // 20: wherry.v1.Container.created_at:type_name -> google.protobuf.Timestamp
+	68, // 18: wherry.v1.HealthResult.start:type_name -> google.protobuf.Timestamp
+	68, // 19: wherry.v1.HealthResult.end:type_name -> google.protobuf.Timestamp
+	68, // 20: wherry.v1.Container.created_at:type_name -> google.protobuf.Timestamp
 	11, // 21: wherry.v1.Container.state:type_name -> wherry.v1.ContainerState
-	54, // 22: wherry.v1.Container.labels:type_name -> wherry.v1.Container.LabelsEntry
+	61, // 22: wherry.v1.Container.labels:type_name -> wherry.v1.Container.LabelsEntry
 	7,  // 23: wherry.v1.Container.ports:type_name -> wherry.v1.PortMapping
 	13, // 24: wherry.v1.Container.endpoints:type_name -> wherry.v1.Endpoint
 	8,  // 25: wherry.v1.Container.mounts:type_name -> wherry.v1.Mount
 	5,  // 26: wherry.v1.CreateContainerRequest.spec:type_name -> wherry.v1.ContainerSpec
-	60, // 27: wherry.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
-	60, // 28: wherry.v1.RestartContainerRequest.timeout:type_name -> google.protobuf.Duration
-	55, // 29: wherry.v1.ListContainersRequest.label_filter:type_name -> wherry.v1.ListContainersRequest.LabelFilterEntry
+	67, // 27: wherry.v1.StopContainerRequest.timeout:type_name -> google.protobuf.Duration
+	67, // 28: wherry.v1.RestartContainerRequest.timeout:type_name -> google.protobuf.Duration
+	62, // 29: wherry.v1.ListContainersRequest.label_filter:type_name -> wherry.v1.ListContainersRequest.LabelFilterEntry
 	14, // 30: wherry.v1.ListContainersResponse.containers:type_name -> wherry.v1.Container
 	14, // 31: wherry.v1.InspectContainerResponse.container:type_name -> wherry.v1.Container
 	5,  // 32: wherry.v1.InspectContainerResponse.spec:type_name -> wherry.v1.ContainerSpec
 	5,  // 33: wherry.v1.InspectContainerResponse.effective:type_name -> wherry.v1.ContainerSpec
-	61, // 34: wherry.v1.StreamContainerLogsRequest.since:type_name -> google.protobuf.Timestamp
-	61, // 35: wherry.v1.StreamContainerLogsRequest.until:type_name -> google.protobuf.Timestamp
-	61, // 36: wherry.v1.ContainerLogChunk.time:type_name -> google.protobuf.Timestamp
+	68, // 34: wherry.v1.StreamContainerLogsRequest.since:type_name -> google.protobuf.Timestamp
+	68, // 35: wherry.v1.StreamContainerLogsRequest.until:type_name -> google.protobuf.Timestamp
+	68, // 36: wherry.v1.ContainerLogChunk.time:type_name -> google.protobuf.Timestamp
 	3,  // 37: wherry.v1.ContainerLogChunk.stream:type_name -> wherry.v1.Stream
-	37, // 38: wherry.v1.AttachRequest.start:type_name -> wherry.v1.AttachStart
-	35, // 39: wherry.v1.AttachRequest.resize:type_name -> wherry.v1.TerminalSize
-	35, // 40: wherry.v1.AttachStart.size:type_name -> wherry.v1.TerminalSize
-	40, // 41: wherry.v1.ExecRequest.start:type_name -> wherry.v1.ExecStart
-	35, // 42: wherry.v1.ExecRequest.resize:type_name -> wherry.v1.TerminalSize
-	35, // 43: wherry.v1.ExecStart.size:type_name -> wherry.v1.TerminalSize
-	61, // 44: wherry.v1.StatsSample.time:type_name -> google.protobuf.Timestamp
-	44, // 45: wherry.v1.StatsSample.stats:type_name -> wherry.v1.ContainerStats
-	46, // 46: wherry.v1.CopyToRequest.start:type_name -> wherry.v1.CopyToStart
-	61, // 47: wherry.v1.StreamEventsRequest.since:type_name -> google.protobuf.Timestamp
-	61, // 48: wherry.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
-	61, // 49: wherry.v1.Event.time:type_name -> google.protobuf.Timestamp
-	56, // 50: wherry.v1.Event.attributes:type_name -> wherry.v1.Event.AttributesEntry
-	15, // 51: wherry.v1.ContainerService.CreateContainer:input_type -> wherry.v1.CreateContainerRequest
-	17, // 52: wherry.v1.ContainerService.StartContainer:input_type -> wherry.v1.StartContainerRequest
-	19, // 53: wherry.v1.ContainerService.StopContainer:input_type -> wherry.v1.StopContainerRequest
-	21, // 54: wherry.v1.ContainerService.RestartContainer:input_type -> wherry.v1.RestartContainerRequest
-	23, // 55: wherry.v1.ContainerService.KillContainer:input_type -> wherry.v1.KillContainerRequest
-	25, // 56: wherry.v1.ContainerService.RemoveContainer:input_type -> wherry.v1.RemoveContainerRequest
-	27, // 57: wherry.v1.ContainerService.ListContainers:input_type -> wherry.v1.ListContainersRequest
-	29, // 58: wherry.v1.ContainerService.InspectContainer:input_type -> wherry.v1.InspectContainerRequest
-	31, // 59: wherry.v1.ContainerService.WaitContainer:input_type -> wherry.v1.WaitContainerRequest
-	33, // 60: wherry.v1.ContainerService.StreamContainerLogs:input_type -> wherry.v1.StreamContainerLogsRequest
-	36, // 61: wherry.v1.ContainerService.Attach:input_type -> wherry.v1.AttachRequest
-	39, // 62: wherry.v1.ContainerService.Exec:input_type -> wherry.v1.ExecRequest
-	42, // 63: wherry.v1.ContainerService.StreamStats:input_type -> wherry.v1.StreamStatsRequest
-	45, // 64: wherry.v1.ContainerService.CopyTo:input_type -> wherry.v1.CopyToRequest
-	48, // 65: wherry.v1.ContainerService.CopyFrom:input_type -> wherry.v1.CopyFromRequest
-	50, // 66: wherry.v1.ContainerService.StreamEvents:input_type -> wherry.v1.StreamEventsRequest
-	16, // 67: wherry.v1.ContainerService.CreateContainer:output_type -> wherry.v1.CreateContainerResponse
-	18, // 68: wherry.v1.ContainerService.StartContainer:output_type -> wherry.v1.StartContainerResponse
-	20, // 69: wherry.v1.ContainerService.StopContainer:output_type -> wherry.v1.StopContainerResponse
-	22, // 70: wherry.v1.ContainerService.RestartContainer:output_type -> wherry.v1.RestartContainerResponse
-	24, // 71: wherry.v1.ContainerService.KillContainer:output_type -> wherry.v1.KillContainerResponse
-	26, // 72: wherry.v1.ContainerService.RemoveContainer:output_type -> wherry.v1.RemoveContainerResponse
-	28, // 73: wherry.v1.ContainerService.ListContainers:output_type -> wherry.v1.ListContainersResponse
-	30, // 74: wherry.v1.ContainerService.InspectContainer:output_type -> wherry.v1.InspectContainerResponse
-	32, // 75: wherry.v1.ContainerService.WaitContainer:output_type -> wherry.v1.WaitContainerResponse
-	34, // 76: wherry.v1.ContainerService.StreamContainerLogs:output_type -> wherry.v1.ContainerLogChunk
-	38, // 77: wherry.v1.ContainerService.Attach:output_type -> wherry.v1.AttachResponse
-	41, // 78: wherry.v1.ContainerService.Exec:output_type -> wherry.v1.ExecResponse
-	43, // 79: wherry.v1.ContainerService.StreamStats:output_type -> wherry.v1.StatsSample
-	47, // 80: wherry.v1.ContainerService.CopyTo:output_type -> wherry.v1.CopyToResponse
-	49, // 81: wherry.v1.ContainerService.CopyFrom:output_type -> wherry.v1.CopyFromResponse
-	51, // 82: wherry.v1.ContainerService.StreamEvents:output_type -> wherry.v1.Event
-	67, // [67:83] is the sub-list for method output_type
-	51, // [51:67] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	41, // 38: wherry.v1.AttachRequest.start:type_name -> wherry.v1.AttachStart
+	39, // 39: wherry.v1.AttachRequest.resize:type_name -> wherry.v1.TerminalSize
+	39, // 40: wherry.v1.AttachStart.size:type_name -> wherry.v1.TerminalSize
+	44, // 41: wherry.v1.ExecRequest.start:type_name -> wherry.v1.ExecStart
+	39, // 42: wherry.v1.ExecRequest.resize:type_name -> wherry.v1.TerminalSize
+	39, // 43: wherry.v1.ExecStart.size:type_name -> wherry.v1.TerminalSize
+	48, // 44: wherry.v1.ListProcessesResponse.processes:type_name -> wherry.v1.Process
+	68, // 45: wherry.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	68, // 46: wherry.v1.StatsSample.time:type_name -> google.protobuf.Timestamp
+	51, // 47: wherry.v1.StatsSample.stats:type_name -> wherry.v1.ContainerStats
+	53, // 48: wherry.v1.CopyToRequest.start:type_name -> wherry.v1.CopyToStart
+	68, // 49: wherry.v1.StreamEventsRequest.since:type_name -> google.protobuf.Timestamp
+	68, // 50: wherry.v1.StreamEventsRequest.until:type_name -> google.protobuf.Timestamp
+	68, // 51: wherry.v1.Event.time:type_name -> google.protobuf.Timestamp
+	63, // 52: wherry.v1.Event.attributes:type_name -> wherry.v1.Event.AttributesEntry
+	15, // 53: wherry.v1.ContainerService.CreateContainer:input_type -> wherry.v1.CreateContainerRequest
+	17, // 54: wherry.v1.ContainerService.StartContainer:input_type -> wherry.v1.StartContainerRequest
+	19, // 55: wherry.v1.ContainerService.StopContainer:input_type -> wherry.v1.StopContainerRequest
+	21, // 56: wherry.v1.ContainerService.RestartContainer:input_type -> wherry.v1.RestartContainerRequest
+	23, // 57: wherry.v1.ContainerService.KillContainer:input_type -> wherry.v1.KillContainerRequest
+	25, // 58: wherry.v1.ContainerService.PauseContainer:input_type -> wherry.v1.PauseContainerRequest
+	27, // 59: wherry.v1.ContainerService.UnpauseContainer:input_type -> wherry.v1.UnpauseContainerRequest
+	29, // 60: wherry.v1.ContainerService.RemoveContainer:input_type -> wherry.v1.RemoveContainerRequest
+	31, // 61: wherry.v1.ContainerService.ListContainers:input_type -> wherry.v1.ListContainersRequest
+	33, // 62: wherry.v1.ContainerService.InspectContainer:input_type -> wherry.v1.InspectContainerRequest
+	35, // 63: wherry.v1.ContainerService.WaitContainer:input_type -> wherry.v1.WaitContainerRequest
+	37, // 64: wherry.v1.ContainerService.StreamContainerLogs:input_type -> wherry.v1.StreamContainerLogsRequest
+	40, // 65: wherry.v1.ContainerService.Attach:input_type -> wherry.v1.AttachRequest
+	43, // 66: wherry.v1.ContainerService.Exec:input_type -> wherry.v1.ExecRequest
+	46, // 67: wherry.v1.ContainerService.ListProcesses:input_type -> wherry.v1.ListProcessesRequest
+	49, // 68: wherry.v1.ContainerService.StreamStats:input_type -> wherry.v1.StreamStatsRequest
+	52, // 69: wherry.v1.ContainerService.CopyTo:input_type -> wherry.v1.CopyToRequest
+	55, // 70: wherry.v1.ContainerService.CopyFrom:input_type -> wherry.v1.CopyFromRequest
+	57, // 71: wherry.v1.ContainerService.StreamEvents:input_type -> wherry.v1.StreamEventsRequest
+	16, // 72: wherry.v1.ContainerService.CreateContainer:output_type -> wherry.v1.CreateContainerResponse
+	18, // 73: wherry.v1.ContainerService.StartContainer:output_type -> wherry.v1.StartContainerResponse
+	20, // 74: wherry.v1.ContainerService.StopContainer:output_type -> wherry.v1.StopContainerResponse
+	22, // 75: wherry.v1.ContainerService.RestartContainer:output_type -> wherry.v1.RestartContainerResponse
+	24, // 76: wherry.v1.ContainerService.KillContainer:output_type -> wherry.v1.KillContainerResponse
+	26, // 77: wherry.v1.ContainerService.PauseContainer:output_type -> wherry.v1.PauseContainerResponse
+	28, // 78: wherry.v1.ContainerService.UnpauseContainer:output_type -> wherry.v1.UnpauseContainerResponse
+	30, // 79: wherry.v1.ContainerService.RemoveContainer:output_type -> wherry.v1.RemoveContainerResponse
+	32, // 80: wherry.v1.ContainerService.ListContainers:output_type -> wherry.v1.ListContainersResponse
+	34, // 81: wherry.v1.ContainerService.InspectContainer:output_type -> wherry.v1.InspectContainerResponse
+	36, // 82: wherry.v1.ContainerService.WaitContainer:output_type -> wherry.v1.WaitContainerResponse
+	38, // 83: wherry.v1.ContainerService.StreamContainerLogs:output_type -> wherry.v1.ContainerLogChunk
+	42, // 84: wherry.v1.ContainerService.Attach:output_type -> wherry.v1.AttachResponse
+	45, // 85: wherry.v1.ContainerService.Exec:output_type -> wherry.v1.ExecResponse
+	47, // 86: wherry.v1.ContainerService.ListProcesses:output_type -> wherry.v1.ListProcessesResponse
+	50, // 87: wherry.v1.ContainerService.StreamStats:output_type -> wherry.v1.StatsSample
+	54, // 88: wherry.v1.ContainerService.CopyTo:output_type -> wherry.v1.CopyToResponse
+	56, // 89: wherry.v1.ContainerService.CopyFrom:output_type -> wherry.v1.CopyFromResponse
+	58, // 90: wherry.v1.ContainerService.StreamEvents:output_type -> wherry.v1.Event
+	72, // [72:91] is the sub-list for method output_type
+	53, // [53:72] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_wherry_v1_container_proto_init() }
@@ -4313,33 +4728,34 @@ func file_wherry_v1_container_proto_init() {
 		return
 	}
 	file_wherry_v1_machine_proto_init()
-	file_wherry_v1_container_proto_msgTypes[31].OneofWrappers = []any{
+	file_wherry_v1_container_proto_msgTypes[35].OneofWrappers = []any{
 		(*AttachRequest_Start)(nil),
 		(*AttachRequest_Stdin)(nil),
 		(*AttachRequest_Resize)(nil),
 		(*AttachRequest_CloseStdin)(nil),
 		(*AttachRequest_Signal)(nil),
 	}
-	file_wherry_v1_container_proto_msgTypes[33].OneofWrappers = []any{
+	file_wherry_v1_container_proto_msgTypes[37].OneofWrappers = []any{
 		(*AttachResponse_Stdout)(nil),
 		(*AttachResponse_Stderr)(nil),
 		(*AttachResponse_ExitCode)(nil),
 		(*AttachResponse_Started)(nil),
 	}
-	file_wherry_v1_container_proto_msgTypes[34].OneofWrappers = []any{
+	file_wherry_v1_container_proto_msgTypes[38].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 		(*ExecRequest_CloseStdin)(nil),
 		(*ExecRequest_Signal)(nil),
+		(*ExecRequest_Detach)(nil),
 	}
-	file_wherry_v1_container_proto_msgTypes[36].OneofWrappers = []any{
+	file_wherry_v1_container_proto_msgTypes[40].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
 		(*ExecResponse_Started)(nil),
 	}
-	file_wherry_v1_container_proto_msgTypes[40].OneofWrappers = []any{
+	file_wherry_v1_container_proto_msgTypes[47].OneofWrappers = []any{
 		(*CopyToRequest_Start)(nil),
 		(*CopyToRequest_Tar)(nil),
 	}
@@ -4349,7 +4765,7 @@ func file_wherry_v1_container_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wherry_v1_container_proto_rawDesc), len(file_wherry_v1_container_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   52,
+			NumMessages:   59,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,6 +19,7 @@ const exitUsage = 125
 func containerCommands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a), newKillCommand(a),
+		newPauseCommand(a), newUnpauseCommand(a), newTopCommand(a),
 		newRemoveCommand(a), newPSCommand(a), newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newWaitCommand(a),
 		newInspectCommand(a), newStatsCommand(a), newCopyCommand(a), newEventsCommand(a), newPortCommand(a), newContainerCommand(a),
 	}
@@ -263,7 +264,7 @@ func newExecCommand(a *app) *cobra.Command {
 	flags.StringVarP(&start.User, "user", "u", "", "user inside: name|uid[:group|gid]")
 	flags.StringVarP(&start.Workdir, "workdir", "w", "", "working directory inside")
 	flags.BoolVar(&start.Privileged, "privileged", false, "with all capabilities")
-	flags.StringVar(&keys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave the session")
+	flags.StringVar(&keys, "detach-keys", terminal.DefaultDetachKeys, "keys that leave the command running")
 	return cmd
 }
 
@@ -290,6 +291,36 @@ func newWaitCommand(a *app) *cobra.Command {
 		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completes("running", false),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.cli(cmd).Wait(cmd.Context(), args)
+		},
+	}
+}
+
+func newPauseCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "pause CONTAINER...", Short: "Freeze the processes of containers",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completes("running", false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.cli(cmd).Pause(cmd.Context(), args)
+		},
+	}
+}
+
+func newUnpauseCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "unpause CONTAINER...", Short: "Let frozen containers go on",
+		Args: cobra.MinimumNArgs(1), ValidArgsFunction: a.completes("running", false),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.cli(cmd).Unpause(cmd.Context(), args)
+		},
+	}
+}
+
+func newTopCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "top CONTAINER", Short: "List the processes of a running container",
+		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completes("running", true),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.cli(cmd).Top(cmd.Context(), args[0])
 		},
 	}
 }

@@ -31,6 +31,7 @@ func TestContainers(t *testing.T) {
 	g.test("copy", copyFiles)
 	g.test("restart policies", restartPolicies)
 	g.test("wait, rm, events, stats", watched)
+	g.test("pause and top", paused)
 	g.test("exec -it", execTerminal)
 	g.test("attach and detach", attachDetach)
 	g.test("system containers", systemContainers)
@@ -258,6 +259,33 @@ func watched(g *rig) {
 	if out := g.Run("ps", "-aq"); out != "" {
 		g.t.Errorf("containers are left: %s", out)
 	}
+}
+
+// paused: a frozen container is shown as such, does nothing, and can be stopped.
+func paused(g *rig) {
+	g.start("clock", "", "tick", "50")
+	g.want(g.Run("top", "clock"), "PID", "tick 50")
+	if out := g.Run("-o", "json", "top", "clock"); !json.Valid([]byte(out)) || !strings.Contains(out, `"memoryBytes"`) {
+		g.t.Errorf("top: %s", out)
+	}
+	g.Run("pause", "clock")
+	g.want(g.Run("ps"), "clock", "(Paused)")
+	before := g.Run("logs", "clock")
+	time.Sleep(time.Second)
+	if after := g.Run("logs", "clock"); after != before {
+		g.t.Errorf("a paused container wrote %q", strings.TrimPrefix(after, before))
+	}
+	if r := g.Try("exec", "clock", "/toybox", "true"); r.Code == 0 || !strings.Contains(r.Stderr, "paused") {
+		g.t.Errorf("exec in a paused container: %+v", r)
+	}
+	g.Run("unpause", "clock")
+	g.await(20*time.Second, "its going on", func() (bool, string) {
+		out := g.Run("logs", "clock")
+		return len(out) > len(before), out
+	})
+	g.Run("pause", "clock")
+	g.Run("stop", "-t", "5", "clock")
+	g.want(g.Run("ps", "-a"), "clock", "Exited")
 }
 
 // crowd is how many containers are a normal load.

@@ -129,6 +129,7 @@ func execTerminal(g *rig) {
 	if !running(g.inspect("box")) {
 		g.t.Error("the container ended with a session in it")
 	}
+	g.want(g.Run("top", "box"), "/toybox shell") // it was left, not ended
 	if r := g.Try("exec", "-it", "box", "/toybox", "tty"); r.Code == 0 || !strings.Contains(r.Stderr, "not a terminal") {
 		g.t.Errorf("-it without a terminal: %+v", r)
 	}

@@ -251,8 +251,8 @@ func (p *parts) startEngine(ctx context.Context) error {
 	}
 	p.note("container networks", p.networks.Start(ctx))
 	p.engine, err = engine.New(ctx, engine.Options{
-		Root: filepath.Join(stateDir, "engine"), State: "/run/containerd", RunDir: filepath.Join(runDir, "engine"),
-		Runc: "/bin/runc", Shim: "/bin/containerd-shim-runc-v2", HostResolvConf: filepath.Join(runDir, "resolv.conf"),
+		Root: filepath.Join(stateDir, "engine"), RunDir: filepath.Join(runDir, "engine"), HostResolvConf: filepath.Join(runDir, "resolv.conf"),
+		Shim: "/bin/wherry-shim", ShimDir: filepath.Join(runDir, "shim"), Reaped: filepath.Join(runDir, "reaped"),
 		Hostname: machine.Name, Network: p.networks, Volumes: p.volumes, Board: p.board, Log: p.Log, Settings: settings(machine),
 	})
 	if err != nil {

@@ -48,6 +48,12 @@ const (
 	// ContainerServiceKillContainerProcedure is the fully-qualified name of the ContainerService's
 	// KillContainer RPC.
 	ContainerServiceKillContainerProcedure = "/wherry.v1.ContainerService/KillContainer"
+	// ContainerServicePauseContainerProcedure is the fully-qualified name of the ContainerService's
+	// PauseContainer RPC.
+	ContainerServicePauseContainerProcedure = "/wherry.v1.ContainerService/PauseContainer"
+	// ContainerServiceUnpauseContainerProcedure is the fully-qualified name of the ContainerService's
+	// UnpauseContainer RPC.
+	ContainerServiceUnpauseContainerProcedure = "/wherry.v1.ContainerService/UnpauseContainer"
 	// ContainerServiceRemoveContainerProcedure is the fully-qualified name of the ContainerService's
 	// RemoveContainer RPC.
 	ContainerServiceRemoveContainerProcedure = "/wherry.v1.ContainerService/RemoveContainer"
@@ -67,6 +73,9 @@ const (
 	ContainerServiceAttachProcedure = "/wherry.v1.ContainerService/Attach"
 	// ContainerServiceExecProcedure is the fully-qualified name of the ContainerService's Exec RPC.
 	ContainerServiceExecProcedure = "/wherry.v1.ContainerService/Exec"
+	// ContainerServiceListProcessesProcedure is the fully-qualified name of the ContainerService's
+	// ListProcesses RPC.
+	ContainerServiceListProcessesProcedure = "/wherry.v1.ContainerService/ListProcesses"
 	// ContainerServiceStreamStatsProcedure is the fully-qualified name of the ContainerService's
 	// StreamStats RPC.
 	ContainerServiceStreamStatsProcedure = "/wherry.v1.ContainerService/StreamStats"
@@ -87,6 +96,9 @@ type ContainerServiceClient interface {
 	StopContainer(context.Context, *connect.Request[wherryv1.StopContainerRequest]) (*connect.Response[wherryv1.StopContainerResponse], error)
 	RestartContainer(context.Context, *connect.Request[wherryv1.RestartContainerRequest]) (*connect.Response[wherryv1.RestartContainerResponse], error)
 	KillContainer(context.Context, *connect.Request[wherryv1.KillContainerRequest]) (*connect.Response[wherryv1.KillContainerResponse], error)
+	// PauseContainer freezes all processes of a container until UnpauseContainer.
+	PauseContainer(context.Context, *connect.Request[wherryv1.PauseContainerRequest]) (*connect.Response[wherryv1.PauseContainerResponse], error)
+	UnpauseContainer(context.Context, *connect.Request[wherryv1.UnpauseContainerRequest]) (*connect.Response[wherryv1.UnpauseContainerResponse], error)
 	RemoveContainer(context.Context, *connect.Request[wherryv1.RemoveContainerRequest]) (*connect.Response[wherryv1.RemoveContainerResponse], error)
 	ListContainers(context.Context, *connect.Request[wherryv1.ListContainersRequest]) (*connect.Response[wherryv1.ListContainersResponse], error)
 	InspectContainer(context.Context, *connect.Request[wherryv1.InspectContainerRequest]) (*connect.Response[wherryv1.InspectContainerResponse], error)
@@ -97,6 +109,8 @@ type ContainerServiceClient interface {
 	Attach(context.Context) *connect.BidiStreamForClient[wherryv1.AttachRequest, wherryv1.AttachResponse]
 	// Exec runs a command in a running container. The first message holds start.
 	Exec(context.Context) *connect.BidiStreamForClient[wherryv1.ExecRequest, wherryv1.ExecResponse]
+	// ListProcesses lists the processes of a running container.
+	ListProcesses(context.Context, *connect.Request[wherryv1.ListProcessesRequest]) (*connect.Response[wherryv1.ListProcessesResponse], error)
 	StreamStats(context.Context, *connect.Request[wherryv1.StreamStatsRequest]) (*connect.ServerStreamForClient[wherryv1.StatsSample], error)
 	// CopyTo unpacks a tar stream below a directory of the container. The first message holds start.
 	CopyTo(context.Context) *connect.ClientStreamForClient[wherryv1.CopyToRequest, wherryv1.CopyToResponse]
@@ -146,6 +160,18 @@ func NewContainerServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(containerServiceMethods.ByName("KillContainer")),
 			connect.WithClientOptions(opts...),
 		),
+		pauseContainer: connect.NewClient[wherryv1.PauseContainerRequest, wherryv1.PauseContainerResponse](
+			httpClient,
+			baseURL+ContainerServicePauseContainerProcedure,
+			connect.WithSchema(containerServiceMethods.ByName("PauseContainer")),
+			connect.WithClientOptions(opts...),
+		),
+		unpauseContainer: connect.NewClient[wherryv1.UnpauseContainerRequest, wherryv1.UnpauseContainerResponse](
+			httpClient,
+			baseURL+ContainerServiceUnpauseContainerProcedure,
+			connect.WithSchema(containerServiceMethods.ByName("UnpauseContainer")),
+			connect.WithClientOptions(opts...),
+		),
 		removeContainer: connect.NewClient[wherryv1.RemoveContainerRequest, wherryv1.RemoveContainerResponse](
 			httpClient,
 			baseURL+ContainerServiceRemoveContainerProcedure,
@@ -188,6 +214,12 @@ func NewContainerServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(containerServiceMethods.ByName("Exec")),
 			connect.WithClientOptions(opts...),
 		),
+		listProcesses: connect.NewClient[wherryv1.ListProcessesRequest, wherryv1.ListProcessesResponse](
+			httpClient,
+			baseURL+ContainerServiceListProcessesProcedure,
+			connect.WithSchema(containerServiceMethods.ByName("ListProcesses")),
+			connect.WithClientOptions(opts...),
+		),
 		streamStats: connect.NewClient[wherryv1.StreamStatsRequest, wherryv1.StatsSample](
 			httpClient,
 			baseURL+ContainerServiceStreamStatsProcedure,
@@ -222,6 +254,8 @@ type containerServiceClient struct {
 	stopContainer       *connect.Client[wherryv1.StopContainerRequest, wherryv1.StopContainerResponse]
 	restartContainer    *connect.Client[wherryv1.RestartContainerRequest, wherryv1.RestartContainerResponse]
 	killContainer       *connect.Client[wherryv1.KillContainerRequest, wherryv1.KillContainerResponse]
+	pauseContainer      *connect.Client[wherryv1.PauseContainerRequest, wherryv1.PauseContainerResponse]
+	unpauseContainer    *connect.Client[wherryv1.UnpauseContainerRequest, wherryv1.UnpauseContainerResponse]
 	removeContainer     *connect.Client[wherryv1.RemoveContainerRequest, wherryv1.RemoveContainerResponse]
 	listContainers      *connect.Client[wherryv1.ListContainersRequest, wherryv1.ListContainersResponse]
 	inspectContainer    *connect.Client[wherryv1.InspectContainerRequest, wherryv1.InspectContainerResponse]
@@ -229,6 +263,7 @@ type containerServiceClient struct {
 	streamContainerLogs *connect.Client[wherryv1.StreamContainerLogsRequest, wherryv1.ContainerLogChunk]
 	attach              *connect.Client[wherryv1.AttachRequest, wherryv1.AttachResponse]
 	exec                *connect.Client[wherryv1.ExecRequest, wherryv1.ExecResponse]
+	listProcesses       *connect.Client[wherryv1.ListProcessesRequest, wherryv1.ListProcessesResponse]
 	streamStats         *connect.Client[wherryv1.StreamStatsRequest, wherryv1.StatsSample]
 	copyTo              *connect.Client[wherryv1.CopyToRequest, wherryv1.CopyToResponse]
 	copyFrom            *connect.Client[wherryv1.CopyFromRequest, wherryv1.CopyFromResponse]
@@ -258,6 +293,16 @@ func (c *containerServiceClient) RestartContainer(ctx context.Context, req *conn
 // KillContainer calls wherry.v1.ContainerService.KillContainer.
 func (c *containerServiceClient) KillContainer(ctx context.Context, req *connect.Request[wherryv1.KillContainerRequest]) (*connect.Response[wherryv1.KillContainerResponse], error) {
 	return c.killContainer.CallUnary(ctx, req)
+}
+
+// PauseContainer calls wherry.v1.ContainerService.PauseContainer.
+func (c *containerServiceClient) PauseContainer(ctx context.Context, req *connect.Request[wherryv1.PauseContainerRequest]) (*connect.Response[wherryv1.PauseContainerResponse], error) {
+	return c.pauseContainer.CallUnary(ctx, req)
+}
+
+// UnpauseContainer calls wherry.v1.ContainerService.UnpauseContainer.
+func (c *containerServiceClient) UnpauseContainer(ctx context.Context, req *connect.Request[wherryv1.UnpauseContainerRequest]) (*connect.Response[wherryv1.UnpauseContainerResponse], error) {
+	return c.unpauseContainer.CallUnary(ctx, req)
 }
 
 // RemoveContainer calls wherry.v1.ContainerService.RemoveContainer.
@@ -295,6 +340,11 @@ func (c *containerServiceClient) Exec(ctx context.Context) *connect.BidiStreamFo
 	return c.exec.CallBidiStream(ctx)
 }
 
+// ListProcesses calls wherry.v1.ContainerService.ListProcesses.
+func (c *containerServiceClient) ListProcesses(ctx context.Context, req *connect.Request[wherryv1.ListProcessesRequest]) (*connect.Response[wherryv1.ListProcessesResponse], error) {
+	return c.listProcesses.CallUnary(ctx, req)
+}
+
 // StreamStats calls wherry.v1.ContainerService.StreamStats.
 func (c *containerServiceClient) StreamStats(ctx context.Context, req *connect.Request[wherryv1.StreamStatsRequest]) (*connect.ServerStreamForClient[wherryv1.StatsSample], error) {
 	return c.streamStats.CallServerStream(ctx, req)
@@ -322,6 +372,9 @@ type ContainerServiceHandler interface {
 	StopContainer(context.Context, *connect.Request[wherryv1.StopContainerRequest]) (*connect.Response[wherryv1.StopContainerResponse], error)
 	RestartContainer(context.Context, *connect.Request[wherryv1.RestartContainerRequest]) (*connect.Response[wherryv1.RestartContainerResponse], error)
 	KillContainer(context.Context, *connect.Request[wherryv1.KillContainerRequest]) (*connect.Response[wherryv1.KillContainerResponse], error)
+	// PauseContainer freezes all processes of a container until UnpauseContainer.
+	PauseContainer(context.Context, *connect.Request[wherryv1.PauseContainerRequest]) (*connect.Response[wherryv1.PauseContainerResponse], error)
+	UnpauseContainer(context.Context, *connect.Request[wherryv1.UnpauseContainerRequest]) (*connect.Response[wherryv1.UnpauseContainerResponse], error)
 	RemoveContainer(context.Context, *connect.Request[wherryv1.RemoveContainerRequest]) (*connect.Response[wherryv1.RemoveContainerResponse], error)
 	ListContainers(context.Context, *connect.Request[wherryv1.ListContainersRequest]) (*connect.Response[wherryv1.ListContainersResponse], error)
 	InspectContainer(context.Context, *connect.Request[wherryv1.InspectContainerRequest]) (*connect.Response[wherryv1.InspectContainerResponse], error)
@@ -332,6 +385,8 @@ type ContainerServiceHandler interface {
 	Attach(context.Context, *connect.BidiStream[wherryv1.AttachRequest, wherryv1.AttachResponse]) error
 	// Exec runs a command in a running container. The first message holds start.
 	Exec(context.Context, *connect.BidiStream[wherryv1.ExecRequest, wherryv1.ExecResponse]) error
+	// ListProcesses lists the processes of a running container.
+	ListProcesses(context.Context, *connect.Request[wherryv1.ListProcessesRequest]) (*connect.Response[wherryv1.ListProcessesResponse], error)
 	StreamStats(context.Context, *connect.Request[wherryv1.StreamStatsRequest], *connect.ServerStream[wherryv1.StatsSample]) error
 	// CopyTo unpacks a tar stream below a directory of the container. The first message holds start.
 	CopyTo(context.Context, *connect.ClientStream[wherryv1.CopyToRequest]) (*connect.Response[wherryv1.CopyToResponse], error)
@@ -377,6 +432,18 @@ func NewContainerServiceHandler(svc ContainerServiceHandler, opts ...connect.Han
 		connect.WithSchema(containerServiceMethods.ByName("KillContainer")),
 		connect.WithHandlerOptions(opts...),
 	)
+	containerServicePauseContainerHandler := connect.NewUnaryHandler(
+		ContainerServicePauseContainerProcedure,
+		svc.PauseContainer,
+		connect.WithSchema(containerServiceMethods.ByName("PauseContainer")),
+		connect.WithHandlerOptions(opts...),
+	)
+	containerServiceUnpauseContainerHandler := connect.NewUnaryHandler(
+		ContainerServiceUnpauseContainerProcedure,
+		svc.UnpauseContainer,
+		connect.WithSchema(containerServiceMethods.ByName("UnpauseContainer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	containerServiceRemoveContainerHandler := connect.NewUnaryHandler(
 		ContainerServiceRemoveContainerProcedure,
 		svc.RemoveContainer,
@@ -419,6 +486,12 @@ func NewContainerServiceHandler(svc ContainerServiceHandler, opts ...connect.Han
 		connect.WithSchema(containerServiceMethods.ByName("Exec")),
 		connect.WithHandlerOptions(opts...),
 	)
+	containerServiceListProcessesHandler := connect.NewUnaryHandler(
+		ContainerServiceListProcessesProcedure,
+		svc.ListProcesses,
+		connect.WithSchema(containerServiceMethods.ByName("ListProcesses")),
+		connect.WithHandlerOptions(opts...),
+	)
 	containerServiceStreamStatsHandler := connect.NewServerStreamHandler(
 		ContainerServiceStreamStatsProcedure,
 		svc.StreamStats,
@@ -455,6 +528,10 @@ func NewContainerServiceHandler(svc ContainerServiceHandler, opts ...connect.Han
 			containerServiceRestartContainerHandler.ServeHTTP(w, r)
 		case ContainerServiceKillContainerProcedure:
 			containerServiceKillContainerHandler.ServeHTTP(w, r)
+		case ContainerServicePauseContainerProcedure:
+			containerServicePauseContainerHandler.ServeHTTP(w, r)
+		case ContainerServiceUnpauseContainerProcedure:
+			containerServiceUnpauseContainerHandler.ServeHTTP(w, r)
 		case ContainerServiceRemoveContainerProcedure:
 			containerServiceRemoveContainerHandler.ServeHTTP(w, r)
 		case ContainerServiceListContainersProcedure:
@@ -469,6 +546,8 @@ func NewContainerServiceHandler(svc ContainerServiceHandler, opts ...connect.Han
 			containerServiceAttachHandler.ServeHTTP(w, r)
 		case ContainerServiceExecProcedure:
 			containerServiceExecHandler.ServeHTTP(w, r)
+		case ContainerServiceListProcessesProcedure:
+			containerServiceListProcessesHandler.ServeHTTP(w, r)
 		case ContainerServiceStreamStatsProcedure:
 			containerServiceStreamStatsHandler.ServeHTTP(w, r)
 		case ContainerServiceCopyToProcedure:
@@ -506,6 +585,14 @@ func (UnimplementedContainerServiceHandler) KillContainer(context.Context, *conn
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.KillContainer is not implemented"))
 }
 
+func (UnimplementedContainerServiceHandler) PauseContainer(context.Context, *connect.Request[wherryv1.PauseContainerRequest]) (*connect.Response[wherryv1.PauseContainerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.PauseContainer is not implemented"))
+}
+
+func (UnimplementedContainerServiceHandler) UnpauseContainer(context.Context, *connect.Request[wherryv1.UnpauseContainerRequest]) (*connect.Response[wherryv1.UnpauseContainerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.UnpauseContainer is not implemented"))
+}
+
 func (UnimplementedContainerServiceHandler) RemoveContainer(context.Context, *connect.Request[wherryv1.RemoveContainerRequest]) (*connect.Response[wherryv1.RemoveContainerResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.RemoveContainer is not implemented"))
 }
@@ -532,6 +619,10 @@ func (UnimplementedContainerServiceHandler) Attach(context.Context, *connect.Bid
 
 func (UnimplementedContainerServiceHandler) Exec(context.Context, *connect.BidiStream[wherryv1.ExecRequest, wherryv1.ExecResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.Exec is not implemented"))
+}
+
+func (UnimplementedContainerServiceHandler) ListProcesses(context.Context, *connect.Request[wherryv1.ListProcessesRequest]) (*connect.Response[wherryv1.ListProcessesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("wherry.v1.ContainerService.ListProcesses is not implemented"))
 }
 
 func (UnimplementedContainerServiceHandler) StreamStats(context.Context, *connect.Request[wherryv1.StreamStatsRequest], *connect.ServerStream[wherryv1.StatsSample]) error {

@@ -56,10 +56,7 @@ func (b *Builder) Component(ctx context.Context, name string) (Binary, error) {
 	if err != nil {
 		return Binary{}, err
 	}
-	bin := Binary{Name: r.Binary}
-	for _, p := range r.Linked {
-		bin.Linked = append(bin.Linked, deb.Candidate{Package: p, Version: deb.Installed(ctx, p), Architecture: b.Arch})
-	}
+	bin := Binary{Name: r.Binary, Linked: b.linked(ctx, r.Settings)}
 	key, err := b.key(ctx, r, bin.Linked)
 	if err != nil {
 		return bin, fmt.Errorf("component %s: %w", name, err)
@@ -83,12 +80,25 @@ var leaveOut = []string{"grpcnotrace", "no_rdt"}
 
 // Program builds cmd/name of Wherry itself into the file out.
 func (b *Builder) Program(ctx context.Context, name, version, out string) (Binary, error) {
+	s, err := loadSettings(filepath.Join(b.Source, "cmd", name))
+	if err != nil {
+		return Binary{}, fmt.Errorf("program %s: read %s: %w", name, programFile, err)
+	}
 	stamp := "-X wherry.example/wherry/internal/version.Version=" + version
-	args := append(goFlags(leaveOut, []string{stamp}), "./cmd/"+name)
-	if err := b.build(ctx, b.Source, out, false, args); err != nil {
+	args := append(goFlags(append(s.Tags, leaveOut...), append(s.LDFlags, stamp)), "./cmd/"+name)
+	if err := b.build(ctx, b.Source, out, s.CGO, args); err != nil {
 		return Binary{}, fmt.Errorf("program %s: %w", name, err)
 	}
-	return Binary{Name: name, Path: out}, nil
+	return Binary{Name: name, Path: out, Linked: b.linked(ctx, s)}, nil
+}
+
+// linked describes the Debian packages whose code is in a program.
+func (b *Builder) linked(ctx context.Context, s Settings) []deb.Candidate {
+	var out []deb.Candidate
+	for _, p := range s.Linked {
+		out = append(out, deb.Candidate{Package: p, Version: deb.Installed(ctx, p), Architecture: b.Arch})
+	}
+	return out
 }
 
 func (r *Recipe) flags() []string { return goFlags(r.Tags, r.LDFlags) }

@@ -15,17 +15,38 @@ import (
 
 // Recipe tells how a component is built: components/NAME/component.yaml.
 type Recipe struct {
-	Name    string   `yaml:"name"`
-	Package string   `yaml:"package"` // import path of its main package
-	Binary  string   `yaml:"binary"`  // file name in the image
-	CGO     bool     `yaml:"cgo"`
-	Tags    []string `yaml:"tags"`
-	LDFlags []string `yaml:"ldflags"`
-	Linked  []string `yaml:"linked"` // Debian packages linked in statically
+	Name     string `yaml:"name"`
+	Package  string `yaml:"package"` // import path of its main package
+	Binary   string `yaml:"binary"`  // file name in the image
+	Settings `yaml:",inline"`
 
 	dir string
 	// sum covers go.mod, go.sum and the recipe itself.
 	sources [][]byte
+}
+
+// Settings is how `go build` is called.
+type Settings struct {
+	CGO     bool     `yaml:"cgo"`
+	Tags    []string `yaml:"tags"`
+	LDFlags []string `yaml:"ldflags"`
+	Linked  []string `yaml:"linked"` // Debian packages linked in statically
+}
+
+// programFile tells how a program of our own is built; most need none.
+const programFile = "build.yaml"
+
+func loadSettings(dir string) (s Settings, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, programFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	return s, d.Decode(&s)
 }
 
 // Load reads the recipe and the module graph of the component in dir.

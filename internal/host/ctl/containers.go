@@ -163,6 +163,8 @@ func (c *CLI) statusLine(s *wherryv1.ContainerState) string {
 			text += " (" + health(s) + ")"
 		}
 		return text
+	case wherryv1.ContainerPhase_CONTAINER_PHASE_PAUSED:
+		return "Up " + since(s.StartedAt) + " (Paused)"
 	case wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING:
 		return fmt.Sprintf("Restarting (%d) %s ago", s.ExitCode, since(s.FinishedAt))
 	case wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED:
@@ -255,6 +257,57 @@ func (c *CLI) Kill(ctx context.Context, refs []string, signal string) error {
 		_, err := unary(ctx, api.Containers.KillContainer, &wherryv1.KillContainerRequest{Container: ref, Signal: signal})
 		return ref, err
 	})
+}
+
+// Pause freezes containers, several at once; Unpause lets them go on.
+func (c *CLI) Pause(ctx context.Context, refs []string) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	return c.each(ctx, refs, func(ctx context.Context, ref string) (string, error) {
+		_, err := unary(ctx, api.Containers.PauseContainer, &wherryv1.PauseContainerRequest{Container: ref})
+		return ref, err
+	})
+}
+
+// Unpause lets paused containers go on, several at once.
+func (c *CLI) Unpause(ctx context.Context, refs []string) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	return c.each(ctx, refs, func(ctx context.Context, ref string) (string, error) {
+		_, err := unary(ctx, api.Containers.UnpauseContainer, &wherryv1.UnpauseContainerRequest{Container: ref})
+		return ref, err
+	})
+}
+
+// Top prints the processes of a container.
+func (c *CLI) Top(ctx context.Context, ref string) error {
+	api, err := c.API(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := unary(ctx, api.Containers.ListProcesses, &wherryv1.ListProcessesRequest{Container: ref})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return printList(c, res.Processes)
+	}
+	rows := make([][]string, 0, len(res.Processes))
+	for _, p := range res.Processes {
+		name := p.User
+		if name == "" {
+			name = strconv.Itoa(int(p.UserId))
+		}
+		rows = append(rows, []string{
+			name, strconv.Itoa(int(p.Pid)), strconv.Itoa(int(p.Parent)), p.State, p.StartedAt.AsTime().Local().Format("Jan02 15:04:05"),
+			(time.Duration(p.CpuUsec) * time.Microsecond).Round(10 * time.Millisecond).String(), units.BytesSize(float64(p.MemoryBytes)), p.Command,
+		})
+	}
+	return table(c.Out, "USER\tPID\tPPID\tS\tSTARTED\tCPU\tMEMORY\tCOMMAND", rows)
 }
 
 // Remove removes containers, several at once.

@@ -124,6 +124,23 @@ func (t *toy) Kill(_ context.Context, ref, signal string) error {
 	return err
 }
 
+func (t *toy) Pause(_ context.Context, ref string) error {
+	_, err := t.find(ref)
+	return err
+}
+
+func (t *toy) Unpause(ctx context.Context, ref string) error { return t.Pause(ctx, ref) }
+
+func (t *toy) Top(_ context.Context, ref string) ([]*wherryv1.Process, error) {
+	if _, err := t.find(ref); err != nil {
+		return nil, err
+	}
+	return []*wherryv1.Process{
+		{Pid: 100, Parent: 1, User: "ann", UserId: 1000, State: "S", StartedAt: timestamppb.New(time.Unix(1, 0)), CpuUsec: 1230000, MemoryBytes: 3 << 20, Command: "/app --serve"},
+		{Pid: 101, Parent: 100, UserId: 77, State: "R", StartedAt: timestamppb.New(time.Unix(2, 0)), Command: "worker"},
+	}, nil
+}
+
 func (t *toy) Remove(_ context.Context, ref string, _, _ bool) error {
 	if _, err := t.find(ref); err != nil {
 		return err
@@ -210,6 +227,18 @@ func (t *toy) Exec(ctx context.Context, o server.ExecOptions, send func(*wherryv
 	if _, err := t.find(o.Start.Container); err != nil {
 		return err
 	}
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	go func() {
+		select {
+		case <-o.Detach:
+			leave(errLeft)
+			if in, ok := o.Stdin.(io.Closer); ok {
+				in.Close()
+			}
+		case <-ctx.Done():
+		}
+	}()
 	code, err := play(ctx, o.Start.Command, o.Stdin, o.Start.Size, o.Resize, o.Signals,
 		func(p []byte) error {
 			return send(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_Stdout{Stdout: p}})
@@ -217,14 +246,24 @@ func (t *toy) Exec(ctx context.Context, o server.ExecOptions, send func(*wherryv
 		func(p []byte) error {
 			return send(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_Stderr{Stderr: p}})
 		})
+	left := errors.Is(context.Cause(ctx), errLeft)
+	if left {
+		err = errLeft
+	}
 	if t.ended != nil {
 		t.ended <- err
+	}
+	if left {
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	return send(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_ExitCode{ExitCode: code}})
 }
+
+// errLeft ends a toy's exec whose caller left it running.
+var errLeft = errors.New("the caller left")
 
 // play is what toy programs do: "exit N", "cat", "sizes", "signals".
 func play(ctx context.Context, command []string, stdin io.Reader, size *wherryv1.TerminalSize, resize <-chan *wherryv1.TerminalSize, signals <-chan string, stdout, stderr func([]byte) error) (int32, error) {

@@ -30,6 +30,7 @@ type wire struct {
 	close   func() error
 	resize  func(*wherryv1.TerminalSize) error
 	signal  func(string) error
+	detach  func() error                 // tells the machine that the user left; nil: it need not know
 	receive func() (output, bool, error) // true: it is the exit code
 }
 
@@ -83,6 +84,9 @@ func execWire(s *connect.BidiStreamForClient[wherryv1.ExecRequest, wherryv1.Exec
 		},
 		signal: func(name string) error {
 			return send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Signal{Signal: name}})
+		},
+		detach: func() error {
+			return send(&wherryv1.ExecRequest{Message: &wherryv1.ExecRequest_Detach{Detach: true}})
 		},
 		receive: func() (output, bool, error) {
 			m, err := s.Receive()
@@ -147,6 +151,12 @@ func (c *CLI) interact(ctx context.Context, w wire, s session) (int, error) {
 	case r := <-ended:
 		return r.code, r.err
 	case <-detached:
+		if w.detach != nil {
+			if err := w.detach(); err != nil {
+				return exitFailed, err
+			}
+			<-ended // the machine has understood
+		}
 		return 0, terminal.ErrDetached
 	case <-ctx.Done():
 		return exitFailed, context.Cause(ctx)

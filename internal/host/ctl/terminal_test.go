@@ -222,7 +222,10 @@ func TestDetachFromSilence(t *testing.T) {
 		t.Fatal("the keys were not heard")
 	}
 	select {
-	case <-r.toy.ended:
+	case err := <-r.toy.ended:
+		if !errors.Is(err, errLeft) {
+			t.Errorf("the machine was not told to leave the command running: %v", err)
+		}
 	case <-time.After(10 * time.Second):
 		t.Error("the session goes on without its caller")
 	}

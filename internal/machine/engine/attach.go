@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -117,9 +116,8 @@ func (e *Engine) serveInput(ctx context.Context, c *container, r *run, o AttachO
 	if o.Stdin != nil {
 		go e.serveStdin(ctx, c, r, o.Stdin)
 	}
-	tctx := c.taskContext(ctx)
 	resize := func(s *wherryv1.TerminalSize) {
-		if err := r.task.Resize(tctx, s.GetColumns(), s.GetRows()); err != nil && ctx.Err() == nil {
+		if err := e.shim.Resize(ctx, c.task(), s.GetColumns(), s.GetRows()); err != nil && ctx.Err() == nil {
 			e.log.Debug("engine: resize a terminal", "id", c.id, "err", err)
 		}
 	}
@@ -140,7 +138,7 @@ func (e *Engine) serveStdin(ctx context.Context, c *container, r *run, in io.Rea
 	}
 	if err == nil {
 		r.stdio.closeStdin()
-		e.logFailure("close standard input", c.id, ignoreNotFound(r.task.CloseIO(c.taskContext(e.life), client.WithStdinCloser)))
+		e.logDebug("close standard input", e.shim.CloseStdin(e.life, c.task()))
 	}
 }
 

@@ -107,12 +107,12 @@ func TestParseSignal(t *testing.T) {
 
 func TestStartError(t *testing.T) {
 	for text, code := range map[string]int{
-		`OCI runtime create failed: runc create failed: unable to start container process: exec: "nope": executable file not found in $PATH`: 127,
-		`runc create failed: unable to start container process: exec: "/nope": stat /nope: no such file or directory`:                        127,
-		`exec: "/notexec": permission denied`:  126,
-		`exec: "/etc": is a directory`:         126,
-		`runc create failed: something else`:   125,
-		`failed to mount: no such file or dir`: 125,
+		`unable to start container process: error during container init: exec: "nope": executable file not found in $PATH`: 127,
+		`unable to start container process: exec: "/nope": stat /nope: no such file or directory`:                          127,
+		`exec: "/notexec": permission denied`:               126,
+		`exec: "/etc": is a directory`:                      126,
+		`unable to start container process: something else`: 125,
+		`failed to mount: no such file or dir`:              125,
 	} {
 		if err := startError(fmt.Errorf("%s", text)); ExitCodeOf(err) != code {
 			t.Errorf("%q: %v with code %d, want %d", text, err, ExitCodeOf(err), code)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -321,10 +322,95 @@ func TestExec(t *testing.T) {
 		t.Errorf("a caller that hung up: %v", err)
 	}
 	w.eventually("the command is killed with its caller", func() bool { return readNumber(w.cgroupPath(id)+"/pids.current") <= 1 })
-	c, _ := w.table.find(id, false)
-	pids, err := c.running().task.Pids(c.taskContext(ctx))
+	pids, err := w.shim.Pids(ctx, id)
 	if err != nil || len(pids) != 1 {
 		t.Errorf("%d processes are left: %v", len(pids), err)
+	}
+}
+
+// TestExecLeft leaves a command that writes more than a pipe holds: it must come to its end.
+func TestExecLeft(t *testing.T) {
+	w := newWorld(t)
+	id := w.create("sleep")
+	w.must(w.Start(t.Context(), id))
+	leave, left := make(chan struct{}), make(chan error, 1)
+	go func() {
+		once := sync.OnceFunc(func() { close(leave) })
+		left <- w.Exec(t.Context(), ExecOptions{Detach: leave, Start: &wherryv1.ExecStart{Container: id, Command: []string{"/probe", "lines", "20000", "0"}}},
+			func(m *wherryv1.ExecResponse) error {
+				if len(m.GetStdout()) > 0 {
+					once()
+				}
+				return nil
+			})
+	}()
+	w.must(<-left)
+	w.eventually("the end of the command", func() bool { return readNumber(w.cgroupPath(id)+"/pids.current") <= 9 && w.execs(id) == 0 })
+}
+
+// execs counts the commands of a container that have left traces.
+func (w *world) execs(id string) int {
+	dirs, _ := filepath.Glob(filepath.Join(w.runPath(id), execPrefix+"*"))
+	return len(dirs)
+}
+
+func TestPause(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	id := w.create("lines", "100000", "1")
+	if err := w.Pause(ctx, id); KindOf(err) != KindConflict {
+		t.Errorf("pause of what does not run: %v", err)
+	}
+	w.must(w.Start(ctx, id))
+	w.must(w.Pause(ctx, id))
+	if s := w.state(id); s.Phase != phasePaused {
+		t.Errorf("paused: %+v", s)
+	}
+	if err := w.Pause(ctx, id); KindOf(err) != KindConflict {
+		t.Errorf("pause twice: %v", err)
+	}
+	if _, err := w.exec(ctx, ExecOptions{Start: &wherryv1.ExecStart{Container: id, Command: []string{"/probe", "id"}}}); KindOf(err) != KindConflict {
+		t.Errorf("exec in a paused container: %v", err)
+	}
+	written := func() string { return w.output(id) }
+	time.Sleep(100 * time.Millisecond) // what was on its way
+	before := written()
+	time.Sleep(200 * time.Millisecond)
+	if after := written(); after != before {
+		t.Errorf("a paused container wrote %d bytes", len(after)-len(before))
+	}
+	w.Close()
+	w.boot() // it stays paused when the engine comes back
+	if s := w.state(id); s.Phase != phasePaused {
+		t.Errorf("after the engine's return: %+v", s)
+	}
+	w.must(w.Unpause(ctx, id))
+	w.eventually("it goes on", func() bool { return len(written()) > len(before) })
+	w.must(w.Pause(ctx, id))
+	zero := time.Duration(0)
+	w.must(w.Stop(ctx, id, "", &zero))
+	if s := w.state(id); s.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED {
+		t.Errorf("stop of a paused container: %+v", s)
+	}
+}
+
+func TestTop(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	id := w.createSpec(&wherryv1.ContainerSpec{Command: []string{"sleep"}, User: "ann"})
+	if _, err := w.Top(ctx, id); KindOf(err) != KindFailedPrecondition {
+		t.Errorf("processes of what does not run: %v", err)
+	}
+	w.must(w.Start(ctx, id))
+	w.untilOutput(id, "ready\n")
+	list, err := w.Top(ctx, id)
+	w.must(err)
+	if len(list) != 1 {
+		t.Fatalf("%d processes: %v", len(list), list)
+	}
+	p := list[0]
+	if p.Command != "/probe sleep" || p.User != "ann" || p.UserId != 1000 || p.Pid != w.state(id).Pid || p.MemoryBytes == 0 || time.Since(p.StartedAt.AsTime()).Abs() > time.Minute {
+		t.Errorf("%v", p)
 	}
 }
 

@@ -15,9 +15,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
 )
@@ -227,6 +230,23 @@ func TestEndWhileAwayIsFound(t *testing.T) {
 	}
 }
 
+// TestLastOutputIsKept has a container end, after it wrote, while nobody reads.
+func TestLastOutputIsKept(t *testing.T) {
+	c, _ := childWorld(t)
+	t.Cleanup(func() { c.kill() })
+	c.must(order{Verb: "create", Ref: "late", Args: []string{"later", "500", "7"}})
+	c.must(order{Verb: "start", Ref: "late"})
+	c.kill()
+	time.Sleep(1200 * time.Millisecond)
+	c = startChild(t, c.dir)
+	if s := c.must(order{Verb: "states"}).States["late"]; s.Code != 7 {
+		t.Errorf("its end: %+v", s)
+	}
+	if out := c.must(order{Verb: "logs", Ref: "late"}).Text; out != "it is late\n" {
+		t.Errorf("its last words: %q", out)
+	}
+}
+
 func TestOutputIsReadOn(t *testing.T) {
 	c, _ := childWorld(t)
 	t.Cleanup(func() { c.kill() })
@@ -389,31 +409,51 @@ func recordDirs(w *world) int {
 	return len(d)
 }
 
-// TestShimIsKilled wants the container to end with its shim and to come back
-// by its policy, with nothing of the first run left.
+// TestShimIsKilled wants containers to go on without their shim, and the next
+// one to take them over with their output, their commands and their ends.
 func TestShimIsKilled(t *testing.T) {
 	w := newWorld(t)
-	id := w.createSpec(&wherryv1.ContainerSpec{Restart: &wherryv1.RestartPolicy{Kind: wherryv1.RestartPolicy_KIND_ALWAYS}})
+	id := w.create("sleep")
 	w.must(w.Start(t.Context(), id))
-	first := w.state(id).Pid
-	shim := ""
-	stats, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, f := range stats {
-		b, _ := os.ReadFile(f)
-		if bytes.Contains(b, []byte("containerd-shim-runc-v2")) && bytes.Contains(b, []byte(id)) {
-			shim = filepath.Base(filepath.Dir(f))
-		}
+	pid := w.state(id).Pid
+	w.untilOutput(id, "ready\n")
+	w.killShim()
+	again := w.create("sleep")
+	w.must(w.Start(t.Context(), again)) // the first call after it starts another shim
+	if s := w.state(id); s.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING || s.Pid != pid {
+		t.Fatalf("after the shim's death: %+v", s)
 	}
-	if shim == "" {
-		t.Fatal("no shim was found")
-	}
-	w.must(exec.Command("kill", "-9", shim).Run())
-	w.eventually("a second run", func() bool {
-		s := w.state(id)
-		return s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING && s.Pid != first && s.RestartCount == 1
-	})
-	if p := processes(w); len(p) != 1 {
+	if p := processes(w); len(p) != 2 {
 		t.Errorf("%d processes run", len(p))
 	}
-	w.untilOutput(id, "ready\nready\n")
+	w.must(w.Stop(t.Context(), id, "", nil))
+	w.untilOutput(id, "ready\nbye\n")
+	// Who gets the orphan's status here is this machine's PID 1, not Wherry's.
+	if s := w.state(id); s.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED || s.ExitCode != unknownExit {
+		t.Errorf("a container that ended after its shim: %+v", s)
+	}
+}
+
+// killShim kills the shim of this world and waits until it is gone.
+func (w *world) killShim() {
+	w.t.Helper()
+	pid := w.shimPid()
+	if pid == 0 {
+		w.t.Fatal("no shim was found")
+	}
+	w.must(unix.Kill(pid, unix.SIGKILL))
+	w.eventually("the end of the shim", func() bool { return w.shimPid() != pid })
+}
+
+// shimPid finds the shim of this world; 0 when there is none.
+func (w *world) shimPid() int {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range all {
+		b, _ := os.ReadFile(f)
+		if bytes.Contains(b, []byte("wherry-shim\x00serve")) && bytes.Contains(b, []byte(w.opts.ShimDir+"\x00")) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			return pid
+		}
+	}
+	return 0
 }

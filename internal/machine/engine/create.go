@@ -153,7 +153,7 @@ func (e *Engine) removeSnapshot(ctx context.Context, id string) error {
 }
 
 func (e *Engine) snapshotter() snapshots.Snapshotter {
-	return e.client.SnapshotService(snapshotterName)
+	return e.stores.Snapshots
 }
 
 func factsOf(img resolvedImage) imageFacts {
@@ -180,7 +180,7 @@ func (e *Engine) dismantle(ctx context.Context, c *container) error {
 	if err := errors.Join(
 		e.opts.Network.Detach(ctx, c.id),
 		e.unmountRoot(c.id),
-		e.forgetTask(ctx, c),
+		e.endTask(ctx, c.id),
 		os.RemoveAll(e.runPath(c.id)),
 	); err != nil {
 		return err

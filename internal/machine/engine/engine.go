@@ -1,16 +1,18 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package engine runs containers. It hides containerd, which is embedded in
-// this process: nothing else of Wherry imports it.
+// Package engine runs containers. It hides containerd's libraries, which keep
+// images and snapshots, and the shim, which holds the processes: nothing else
+// of Wherry imports them.
 //
 // What it owns. Root (/state/engine) holds containerd's content, snapshots and
 // metadata below containerd/, and one directory for each container below
 // containers/ID: record.json, the log files and the container's own hosts,
 // hostname and resolv.conf. The record is the truth of what
-// should run; everything that containerd and the kernel know is derived from it
+// should run; everything that the stores, the shim and the kernel know is derived from it
 // and thrown away when it disagrees. RunDir (/run/wherry/engine) holds what dies
-// with the boot: mounted root file systems and FIFOs.
+// with the boot: for each container its mounted root file system, its FIFOs and
+// its bundle, which is there exactly while the shim may hold a task of it.
 //
 // Life of a container. Create checks the request, fills in the image's values,
 // writes a record in phase creating, makes the snapshot and the volumes, and
@@ -22,18 +24,15 @@
 // that says which way to go on: creating and removing are removed, everything
 // else is brought in line with what runs.
 //
-// Start of the engine. Before containerd's server starts, every shim below the
-// runtime's state directory is asked for its task's state, because containerd
-// forgets ended tasks when it loads them. Then records are compared with what
-// runs: running tasks are adopted and their output is read on, ends are
-// recorded, restart policies are applied, tasks, snapshots and mounts without a
-// record are removed.
+// Start of the engine. Records are compared with what the shim holds, which
+// outlives this process and keeps ended tasks, with their exit codes and the output that
+// nobody read, until they are deleted: running tasks are adopted and their output is
+// read on, ends are recorded, restart policies are applied, tasks, snapshots and
+// mounts without a record are removed.
 //
-// System containers live in a containerd namespace of their own and are not
-// found by the calls of users. Snapshots and images of both are in the users'
-// namespace, labelled, and kept from the garbage collector by that label.
-//
-// One Engine exists per process, since containerd's plugin registry is global.
+// System containers have names of their own and are not found by the calls of
+// users. Snapshots and images of both are labelled, and kept from the garbage
+// collector by that label.
 package engine
 
 import (
@@ -47,27 +46,24 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/machine/engine/images"
+	"wherry.example/wherry/internal/machine/engine/tasks"
 	"wherry.example/wherry/internal/machine/status"
 )
 
-// The containerd namespaces. Images and snapshots are all in userNamespace.
-const (
-	userNamespace   = "wherry"
-	systemNamespace = "wherry-system"
-)
+// imageNamespace is the namespace of containerd that holds all images and snapshots.
+const imageNamespace = "wherry"
 
 // Options is what an Engine needs to know once.
 type Options struct {
-	Root   string // what outlives a boot: /state/engine
-	State  string // containerd's runtime state: /run/containerd
-	RunDir string // our runtime files: /run/wherry/engine
-	Runc   string // absolute path of runc
-	Shim   string // absolute path of containerd-shim-runc-v2
+	Root    string // what outlives a boot: /state/engine
+	RunDir  string // our runtime files: /run/wherry/engine
+	Shim    string // absolute path of wherry-shim
+	ShimDir string // its runtime files: /run/wherry/shim
+	Reaped  string // PID 1's record of orphans: /run/wherry/reaped
 	// CgroupParent is the cgroup below which containers live, "/wherry" when empty.
 	CgroupParent string
 	// Hostname is used by containers that join the machine's own network.
@@ -92,9 +88,10 @@ type Settings struct {
 type Engine struct {
 	opts     Options
 	log      *slog.Logger
-	client   *client.Client // in-memory, default namespace userNamespace
 	images   *images.Keeper
-	server   *embedded
+	stores   *stores
+	shim     *tasks.Shim
+	oom      *oomWatch
 	settings atomic.Pointer[Settings]
 	table    table
 	events   eventRing
@@ -111,8 +108,7 @@ type Engine struct {
 	work     sync.WaitGroup
 }
 
-// New starts the embedded containerd, brings records and reality together and
-// returns when running containers are adopted. Containers that have to be
+// New opens the stores, brings records and reality together and returns when running containers are adopted. Containers that have to be
 // started again are started in the background.
 func New(ctx context.Context, o Options) (*Engine, error) {
 	if err := o.complete(); err != nil {
@@ -123,28 +119,39 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 	e.life, e.endLife = context.WithCancel(context.WithoutCancel(ctx))
 	e.bootID = readBootID()
 	e.board(false, "starting")
-	found := e.probeShims(ctx)
-	defer found.stop()
-	var err error
-	if e.server, e.client, err = startContainerd(e.life, o); err != nil {
+	e.shim = tasks.New(tasks.Options{Program: o.Shim, Dir: o.ShimDir, Reaped: o.Reaped, Log: o.Log})
+	if err := e.open(); err != nil {
 		e.endLife()
 		e.board(false, err.Error())
-		return nil, fmt.Errorf("start containerd: %w", err)
+		return nil, err
 	}
 	e.images = e.newImages()
 	e.images.Recover(e.life)
-	if err := e.reconcile(e.life, found); err != nil {
+	if err := e.reconcile(e.life); err != nil {
 		e.Close()
 		e.board(false, err.Error())
 		return nil, fmt.Errorf("bring containers back: %w", err)
 	}
 	e.work.Go(func() { e.watchOOM(e.life) })
+	e.work.Go(func() { e.collectRemoved(e.life) })
 	e.board(true, "")
 	return e, nil
 }
 
+// open opens what has to be closed.
+func (e *Engine) open() (err error) {
+	if e.oom, err = newOOMWatch(); err != nil {
+		return err
+	}
+	if e.stores, err = openStores(imageContext(e.life), filepath.Join(e.opts.Root, "containerd"), e.log); err != nil {
+		e.oom.file.Close()
+		return fmt.Errorf("open the stores of images: %w", err)
+	}
+	return nil
+}
+
 func (o *Options) complete() error {
-	for _, p := range []string{o.Root, o.State, o.RunDir, o.Runc, o.Shim} {
+	for _, p := range []string{o.Root, o.RunDir, o.Shim, o.ShimDir} {
 		if !filepath.IsAbs(p) {
 			return fmt.Errorf("engine options: %q is not an absolute path", p)
 		}
@@ -174,11 +181,12 @@ func (e *Engine) Configure(s Settings) { e.settings.Store(&s) }
 func (e *Engine) Close() {
 	e.stopping.Store(true)
 	e.endLife()
-	e.server.Stop()
+	e.shim.Close()
 	done := make(chan struct{})
 	go func() { e.work.Wait(); close(done) }()
 	select {
 	case <-done:
+		e.stores.Close()
 	case <-time.After(5 * time.Second):
 		e.log.Warn("engine: background work did not end in time")
 	}
@@ -192,5 +200,5 @@ func (e *Engine) board(ready bool, message string) {
 
 // imageContext is the context of calls about images and snapshots.
 func imageContext(ctx context.Context) context.Context {
-	return namespaces.WithNamespace(ctx, userNamespace)
+	return namespaces.WithNamespace(ctx, imageNamespace)
 }

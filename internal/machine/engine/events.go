@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	eventsapi "github.com/containerd/containerd/api/events"
-	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -114,42 +112,6 @@ func (e *Engine) Events(ctx context.Context, q *wherryv1.StreamEventsRequest, se
 				return nil
 			}
 			return ctx.Err()
-		}
-	}
-}
-
-// watchOOM tells of processes that the kernel killed for want of memory while
-// their container goes on. The end of a container is judged in handleEnd.
-func (e *Engine) watchOOM(ctx context.Context) {
-	ch, errs := e.client.EventService().Subscribe(ctx, `topic=="/tasks/oom"`)
-	for {
-		select {
-		case env := <-ch:
-			if env == nil {
-				return
-			}
-			var oom eventsapi.TaskOOM
-			if typeurl.UnmarshalTo(env.Event, &oom) == nil {
-				e.noteOOM(oom.ContainerID)
-			}
-		case err := <-errs:
-			if ctx.Err() == nil {
-				e.log.Error("engine: events of containerd ended", "err", err)
-			}
-			return
-		}
-	}
-}
-
-func (e *Engine) noteOOM(id string) {
-	for _, system := range []bool{false, true} {
-		c, err := e.table.find(id, system)
-		if err != nil || c.running() == nil {
-			continue
-		}
-		e.publish(c, "oom", nil)
-		if err := c.change(func(r *record) { r.State.OomKilled = true }); err != nil {
-			e.log.Error("engine: record lack of memory", "id", id, "err", err)
 		}
 	}
 }

@@ -13,14 +13,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/pkg/cio"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/machine/engine/tasks"
 )
 
 // ExecOptions is a command to run in a running container.
@@ -29,6 +29,7 @@ type ExecOptions struct {
 	Stdin   io.Reader // nil: none
 	Resize  <-chan *wherryv1.TerminalSize
 	Signals <-chan string
+	Detach  <-chan struct{} // closes when the command shall go on without its caller
 }
 
 const (
@@ -48,6 +49,9 @@ func (e *Engine) Exec(ctx context.Context, o ExecOptions, send func(*wherryv1.Ex
 	r, err := c.runningOrError()
 	if err != nil {
 		return err
+	}
+	if c.record().State.Phase == phasePaused {
+		return errorf(KindConflict, "container %s is paused; unpause it first", c.record().Name)
 	}
 	return e.exec(ctx, c, r, o, send)
 }
@@ -129,7 +133,9 @@ type execution struct {
 	ctx  context.Context // of the caller
 	dir  string
 	io   *stdio
-	proc client.Process
+	proc tasks.Process
+
+	left atomic.Bool // the caller has gone and the command goes on
 
 	mu   sync.Mutex // send is called from the readers of both streams
 	send func(*wherryv1.ExecResponse) error
@@ -144,7 +150,7 @@ func (x *execution) say(m *wherryv1.ExecResponse) error {
 // sink passes output on at the caller's pace: a slow caller slows its own
 // command. After the caller hung up output is dropped.
 func (x *execution) sink(stream wherryv1.Stream, data []byte) {
-	if x.ctx.Err() != nil {
+	if x.left.Load() || x.ctx.Err() != nil {
 		return
 	}
 	data = slices.Clone(data)
@@ -158,36 +164,28 @@ func (x *execution) sink(stream wherryv1.Stream, data []byte) {
 func (x *execution) create(spec *specs.Process, o ExecOptions) (err error) {
 	id := execPrefix + newID()[:16]
 	x.dir = filepath.Join(x.e.runPath(x.c.id), id)
-	config := cio.Config{Terminal: o.Start.Tty}
+	var names tasks.Stdio
 	if o.Start.Detach {
-		if err := os.MkdirAll(x.dir, 0o700); err != nil {
+		if err := x.mark(); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(x.dir, detachedMark), nil, 0o600); err != nil {
-			return err
-		}
-		spec.Terminal, config.Terminal = false, false
+		spec.Terminal = false
 	} else {
 		if x.io, err = makeStdio(x.dir, o.Start.Tty, o.Stdin != nil, x.sink); err != nil {
 			return err
 		}
-		config = x.io.config
+		names = x.io.names
 	}
-	ctx := x.c.taskContext(context.WithoutCancel(x.ctx))
-	x.proc, err = x.run.task.Exec(ctx, id, spec, func(string) (cio.IO, error) { return passiveIO{config}, nil })
-	if err != nil {
+	ctx := context.WithoutCancel(x.ctx)
+	x.proc = tasks.Process{Container: x.c.id, Exec: id}
+	if err := x.e.shim.Exec(ctx, x.proc, spec, names); err != nil {
 		return err
 	}
-	if x.io != nil {
-		// The shim opens the FIFOs while it starts the command, so the reading
-		// ends are opened by then and the keepers bridge the time until.
-		err = x.proc.Start(ctx)
-		if err == nil {
-			err = x.io.read()
-		}
+	if err := x.e.shim.Start(ctx, x.proc); err != nil || x.io == nil {
 		return err
 	}
-	return x.proc.Start(ctx)
+	// The shim has opened the FIFOs; the keepers bridged the time until now.
+	return x.io.read()
 }
 
 // couldNotStart tells the caller as docker does: a message on standard error
@@ -219,7 +217,11 @@ func (r *run) ended() bool {
 
 // attend serves the command until it ends or the caller hangs up.
 func (x *execution) attend(o ExecOptions) error {
-	defer x.clean(context.WithoutCancel(x.ctx))
+	defer func() {
+		if !x.left.Load() {
+			x.clean(context.WithoutCancel(x.ctx))
+		}
+	}()
 	ctx, cancel := context.WithCancel(x.ctx)
 	defer cancel()
 	if err := x.say(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_Started{Started: true}}); err != nil {
@@ -228,14 +230,14 @@ func (x *execution) attend(o ExecOptions) error {
 	if o.Stdin != nil {
 		go x.serveStdin(ctx, o.Stdin)
 	}
-	tctx := x.c.taskContext(context.WithoutCancel(x.ctx))
+	tctx := context.WithoutCancel(x.ctx)
 	go serveControl(ctx, o.Start.Size, o.Resize, o.Signals,
 		func(s *wherryv1.TerminalSize) {
-			x.e.logDebug("resize a terminal", x.proc.Resize(tctx, s.GetColumns(), s.GetRows()))
+			x.e.logDebug("resize a terminal", x.e.shim.Resize(tctx, x.proc, s.GetColumns(), s.GetRows()))
 		},
-		func(sig unix.Signal) { x.e.logDebug("signal a command", x.proc.Kill(tctx, sig)) })
-	code, err := x.wait(tctx)
-	if err != nil {
+		func(sig unix.Signal) { x.e.logDebug("signal a command", x.e.shim.Kill(tctx, x.proc, sig)) })
+	code, err := x.wait(o.Detach)
+	if err != nil || x.left.Load() {
 		return err
 	}
 	x.io.waitOutput(drainTime)
@@ -248,20 +250,47 @@ func (e *Engine) logDebug(what string, err error) {
 	}
 }
 
-func (x *execution) wait(tctx context.Context) (code uint32, err error) {
-	ch, err := x.proc.Wait(tctx)
-	if err != nil {
-		return 0, err
+// mark writes down that nobody waits for the command.
+func (x *execution) mark() error {
+	if err := os.MkdirAll(x.dir, 0o700); err != nil {
+		return err
 	}
+	return os.WriteFile(filepath.Join(x.dir, detachedMark), nil, 0o600)
+}
+
+// wait returns the command's exit code, or earlier when the caller leaves it running.
+func (x *execution) wait(detach <-chan struct{}) (code int, err error) {
+	ctx, cancel := context.WithCancel(x.ctx)
+	defer cancel()
+	ended := make(chan struct{})
+	var end tasks.End
+	go func() {
+		defer close(ended)
+		end, err = x.e.shim.Wait(ctx, x.proc)
+	}()
 	select {
-	case s := <-ch:
-		if code, _, err = s.Result(); err != nil {
-			return 0, errorf(KindFailedPrecondition, "the container ended before the command")
-		}
-		return code, nil
-	case <-x.ctx.Done():
-		return 0, x.ctx.Err()
+	case <-ended:
+	case <-detach:
+		return 0, x.leave()
 	}
+	switch {
+	case x.ctx.Err() != nil:
+		return 0, x.ctx.Err()
+	case err != nil:
+		return 0, errorf(KindFailedPrecondition, "the container ended before the command")
+	}
+	return end.Code, nil
+}
+
+// leave lets the command go on without its caller. Its output is read on, and
+// dropped: it must not wait for a reader that never comes.
+func (x *execution) leave() error {
+	if err := x.mark(); err != nil {
+		return fmt.Errorf("leave the command running: %w", withDiskKind(err))
+	}
+	x.left.Store(true)
+	x.e.work.Go(func() { x.reap(x.e.life) })
+	return nil
 }
 
 func (x *execution) serveStdin(ctx context.Context, in io.Reader) {
@@ -269,17 +298,16 @@ func (x *execution) serveStdin(ctx context.Context, in io.Reader) {
 	err := x.io.writeStdin(in)
 	if stop() && err == nil {
 		x.io.closeStdin()
-		x.e.logDebug("close standard input", x.proc.CloseIO(x.c.taskContext(context.WithoutCancel(ctx)), client.WithStdinCloser))
+		x.e.logDebug("close standard input", x.e.shim.CloseStdin(context.WithoutCancel(ctx), x.proc))
 	}
 }
 
 // clean kills the command if it still runs, and removes its traces.
 func (x *execution) clean(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(x.c.taskContext(ctx), 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if x.proc != nil {
-		_, err := x.proc.Delete(ctx, client.WithProcessKill)
-		x.e.logDebug("remove a command", ignoreNotFound(err))
+	if x.proc.Exec != "" {
+		x.e.logDebug("remove a command", x.e.shim.End(ctx, x.proc))
 	}
 	if x.io != nil {
 		x.io.close()
@@ -289,15 +317,11 @@ func (x *execution) clean(ctx context.Context) {
 
 // reap waits for a command that nobody listens to.
 func (x *execution) reap(ctx context.Context) {
-	ch, err := x.proc.Wait(x.c.taskContext(ctx))
-	if err == nil {
-		select {
-		case <-ch:
-		case <-x.run.done:
-		case <-ctx.Done():
-			return // it goes on; the next life reaps it
-		}
+	_, err := x.e.shim.Wait(ctx, x.proc)
+	if ctx.Err() != nil {
+		return // it goes on; the next life reaps it
 	}
+	x.e.logDebug("wait for a command", err)
 	x.clean(context.WithoutCancel(ctx))
 }
 
@@ -306,17 +330,17 @@ func (x *execution) reap(ctx context.Context) {
 func (e *Engine) adoptExecs(c *container, r *run) {
 	dirs, _ := filepath.Glob(filepath.Join(e.runPath(c.id), execPrefix+"*"))
 	for _, dir := range dirs {
-		x := &execution{e: e, c: c, run: r, ctx: e.life, dir: dir}
-		proc, err := r.task.LoadProcess(c.taskContext(e.life), filepath.Base(dir), nil)
-		if err != nil {
-			os.RemoveAll(dir)
+		x := &execution{e: e, c: c, run: r, ctx: e.life, dir: dir, proc: tasks.Process{Container: c.id, Exec: filepath.Base(dir)}}
+		x.left.Store(true)
+		if _, err := os.Stat(filepath.Join(dir, detachedMark)); err != nil {
+			e.work.Go(func() { x.clean(e.life) })
 			continue
 		}
-		x.proc = proc
-		if _, err := os.Stat(filepath.Join(dir, detachedMark)); err == nil {
-			e.work.Go(func() { x.reap(e.life) })
-		} else {
-			e.work.Go(func() { x.clean(e.life) })
+		if _, err := os.Stat(filepath.Join(dir, "stdout")); err == nil { // it was left, not begun detached
+			_, err := os.Stat(filepath.Join(dir, "stderr"))
+			x.io, err = reopenStdio(dir, err != nil, false, x.sink)
+			e.logFailure("read the output of a command on", c.id, err)
 		}
+		e.work.Go(func() { x.reap(e.life) })
 	}
 }

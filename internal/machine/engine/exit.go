@@ -6,13 +6,11 @@ package engine
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -38,9 +36,8 @@ const (
 
 // watchEnd waits for the end of a run and does what follows.
 func (e *Engine) watchEnd(c *container, r *run) {
-	ctx := c.taskContext(e.life)
 	for {
-		ended, err := e.waitTask(ctx, r)
+		ended, err := e.waitTask(e.life, c)
 		if e.life.Err() != nil {
 			return // the engine closes; the container goes on
 		}
@@ -53,31 +50,13 @@ func (e *Engine) watchEnd(c *container, r *run) {
 	}
 }
 
-// waitTask asks the shim for the end. A shim that died takes its container
-// along (containerd sees to it), and the code is lost.
-func (e *Engine) waitTask(ctx context.Context, r *run) (end, error) {
-	ch, err := r.task.Wait(ctx)
-	if err != nil {
-		return end{}, err
+// waitTask asks the shim for the end.
+func (e *Engine) waitTask(ctx context.Context, c *container) (end, error) {
+	how, err := e.shim.Wait(ctx, c.task())
+	if errdefs.IsNotFound(err) {
+		return end{code: unknownExit, at: time.Now(), note: "the shim lost the container; its exit code is not known"}, nil
 	}
-	select {
-	case s := <-ch:
-		if code, at, err := s.Result(); err == nil {
-			return end{code: int(code), at: at}, nil
-		}
-	case <-ctx.Done():
-		return end{}, ctx.Err()
-	}
-	st, err := r.task.Status(ctx)
-	switch {
-	case errdefs.IsNotFound(err):
-		return end{code: unknownExit, at: time.Now(), note: "the container's shim died"}, nil
-	case err != nil:
-		return end{}, err
-	case st.Status == client.Stopped:
-		return end{code: int(st.ExitStatus), at: st.ExitTime}, nil
-	}
-	return end{}, fmt.Errorf("task is %s", st.Status)
+	return end{code: how.Code, at: how.At}, err
 }
 
 // handleEnd drains the output, records the end together with what follows from
@@ -88,6 +67,7 @@ func (e *Engine) handleEnd(c *container, r *run, how end) {
 	c.op <- struct{}{}
 	how.oom = e.oomKills(c.id) > 0
 	r.stop()
+	e.oom.remove(c.id)
 	r.stdio.waitOutput(drainTime)
 	answer := e.conclude(c, how)
 	e.cleanAfterRun(context.WithoutCancel(e.life), c, r)
@@ -111,19 +91,11 @@ func (e *Engine) cleanAfterRun(ctx context.Context, c *container, r *run) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	e.logUndo(c, e.opts.Network.Detach(ctx, c.id))
-	e.logUndo(c, e.deleteTask(ctx, c, r.task))
-	e.logUndo(c, e.forgetTask(ctx, c))
+	e.logUndo(c, e.endTask(ctx, c.id))
 	unix.Close(r.pidfd)
 	r.stdio.close()
 	e.logUndo(c, e.unmountRoot(c.id))
 	os.RemoveAll(e.runPath(c.id))
-}
-
-func ignoreNotFound(err error) error {
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	return err
 }
 
 // conclude applies the restart policy to an end and records both at once, so

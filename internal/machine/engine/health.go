@@ -28,6 +28,9 @@ func (e *Engine) watchHealth(ctx context.Context, c *container, r *run) {
 		case <-ctx.Done():
 			return
 		}
+		if c.record().State.Phase == phasePaused {
+			continue // frozen processes answer nothing, which says nothing
+		}
 		result := e.checkOnce(ctx, c, r, h)
 		if ctx.Err() != nil {
 			return

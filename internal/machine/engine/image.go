@@ -19,11 +19,11 @@ import (
 // resolvedImage is an image on the machine, ready to make a container from.
 type resolvedImage = images.Resolved
 
-// newImages makes the keeper of images once the client is there.
+// newImages makes the keeper of images once the stores are open.
 func (e *Engine) newImages() *images.Keeper {
 	return images.New(images.Options{
-		Client:     e.client,
-		Namespace:  userNamespace,
+		Stores:     e.stores.Stores,
+		Namespace:  imageNamespace,
 		Root:       filepath.Join(e.opts.Root, "containerd"),
 		Registries: func() []config.Registry { return e.settings.Load().Registries },
 		Log:        e.log,

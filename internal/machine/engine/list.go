@@ -32,7 +32,7 @@ func (e *Engine) List(_ context.Context, q *wherryv1.ListContainersRequest) ([]*
 }
 
 func listed(rec record, q *wherryv1.ListContainersRequest) bool {
-	active := rec.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING || rec.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING
+	active := ran(rec.State.Phase) || rec.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING
 	if !q.GetAll() && !active || !strings.Contains(rec.Name, q.GetNameFilter()) {
 		return false
 	}
@@ -73,7 +73,7 @@ func (e *Engine) Counts() *wherryv1.ContainerCounts {
 			continue
 		}
 		s := c.record().State
-		if s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING {
+		if ran(s.Phase) {
 			n.Running++
 		} else {
 			n.Stopped++

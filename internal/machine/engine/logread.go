@@ -188,7 +188,7 @@ func (c *container) outputEnded() (bool, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.rec.State.Phase
-	return c.gone || p != wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING && p != wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING, c.changed
+	return c.gone || !ran(p) && p != wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING, c.changed
 }
 
 func timeOf(t *timestamppb.Timestamp) time.Time {

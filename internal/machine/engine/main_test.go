@@ -33,7 +33,7 @@ import (
 // /sys/fs/cgroup is cgroup v2 whatever the machine has there.
 const inNamespaceEnv = "WHERRY_ENGINE_TEST_NS"
 
-// prebuiltEnv names a directory with runc, containerd-shim-runc-v2 and probe,
+// prebuiltEnv names a directory with wherry-shim and probe,
 // for a machine without a Go compiler: this test also runs as a binary in a VM.
 const prebuiltEnv = "WHERRY_ENGINE_BIN"
 
@@ -66,26 +66,18 @@ var mountCgroups = sync.OnceValue(func() error {
 	return unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "")
 })
 
-// components builds runc and the shim once per machine: Go's build cache makes
-// the later times quick.
+// components builds the shim once per machine: Go's build cache makes the later
+// times quick.
 var components = sync.OnceValues(func() (dir string, err error) {
 	if given := os.Getenv(prebuiltEnv); given != "" {
 		return given, nil
 	}
 	dir = filepath.Join(os.TempDir(), "wherry-engine-test-components")
-	root, err := filepath.Abs("../../../components")
-	if err != nil {
-		return "", err
-	}
-	for _, b := range []struct{ folder, pkg, out, cgo, tags, ld string }{
-		{"runc", "github.com/opencontainers/runc", "runc", "1", "seccomp,netgo,osusergo", "-s -w -linkmode external -extldflags -static"},
-		{"shim", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "containerd-shim-runc-v2", "0", "no_grpc", "-s -w"},
-	} {
-		cmd := exec.Command("go", "build", "-C", filepath.Join(root, b.folder), "-trimpath", "-tags", b.tags, "-ldflags", b.ld, "-o", filepath.Join(dir, b.out), b.pkg)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo, "GOFLAGS=-p=2")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build %s: %w\n%s", b.out, err, out)
-		}
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "seccomp,netgo,osusergo", "-ldflags", "-s -w -linkmode external -extldflags -static",
+		"-o", filepath.Join(dir, "wherry-shim"), "wherry.example/wherry/cmd/wherry-shim")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1", "GOFLAGS=-p=2")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the shim: %w\n%s", err, out)
 	}
 	return dir, nil
 })
@@ -231,8 +223,8 @@ func (v fakeVolumes) Remove(_ context.Context, name string) error {
 // testOptions puts an engine below dir, whose path must be short: sockets live there.
 func testOptions(dir, bin string) Options {
 	return Options{
-		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "st"), RunDir: filepath.Join(dir, "run"),
-		Runc: filepath.Join(bin, "runc"), Shim: filepath.Join(bin, "containerd-shim-runc-v2"),
+		Root: filepath.Join(dir, "root"), RunDir: filepath.Join(dir, "run"),
+		Shim: filepath.Join(bin, "wherry-shim"), ShimDir: filepath.Join(dir, "shim"), Reaped: filepath.Join(dir, "reaped"),
 		CgroupParent: "/wherry-test-" + filepath.Base(dir), Hostname: "machine",
 		Network: &fakeNetwork{}, Volumes: fakeVolumes{filepath.Join(dir, "volumes")},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -296,6 +288,9 @@ func (w *world) destroy() {
 	}
 	w.checkNothingLeft()
 	w.Close()
+	if pid := w.shimPid(); pid != 0 {
+		w.must(unix.Kill(pid, unix.SIGKILL))
+	}
 	os.Remove("/sys/fs/cgroup" + w.opts.CgroupParent)
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
@@ -314,7 +309,7 @@ func (w *world) checkNothingLeft() {
 	if n := w.net.count(); n != 0 {
 		w.t.Errorf("%d containers are still attached to networks", n)
 	}
-	for _, pattern := range []string{"run/*", "st/io.containerd.runtime.v2.task/*/*", "root/containers/*", "st/runc/*/*"} {
+	for _, pattern := range []string{"run/*", "root/containers/*"} {
 		if left, _ := filepath.Glob(filepath.Join(w.dir, pattern)); len(left) > 0 {
 			w.t.Errorf("left over: %v", left)
 		}

@@ -13,12 +13,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/machine/engine/tasks"
 )
 
 func readBootID() string {
@@ -29,9 +28,8 @@ func readBootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// reconcile brings records and reality together. found is what the shims said
-// before containerd started.
-func (e *Engine) reconcile(ctx context.Context, found *foundEnds) error {
+// reconcile brings records and reality together.
+func (e *Engine) reconcile(ctx context.Context) error {
 	dir := filepath.Join(e.opts.Root, "containers")
 	records, strays, err := loadRecords(dir)
 	if err != nil {
@@ -51,7 +49,7 @@ func (e *Engine) reconcile(ctx context.Context, found *foundEnds) error {
 		known[r.ID] = true
 		c := newContainer(*r, filepath.Join(dir, r.ID))
 		c.logs = newLogFile(c.dir, r.Effective.GetLog(), e.log)
-		all.Go(func() { e.settle(ctx, c, found) })
+		all.Go(func() { e.settle(ctx, c) })
 	}
 	all.Wait()
 	e.removeOrphans(ctx, known)
@@ -102,50 +100,57 @@ func (e *Engine) runningIDs() []string {
 }
 
 // settle decides what becomes of one record.
-func (e *Engine) settle(ctx context.Context, c *container, found *foundEnds) {
+func (e *Engine) settle(ctx context.Context, c *container) {
 	rec := c.record()
-	t, err := e.loadTask(ctx, c)
-	e.logFailure("find the task of a container", c.id, err)
 	if rec.Stage != stageReady {
-		e.discard(ctx, c, t)
+		e.discard(ctx, c)
 		return
 	}
 	if err := e.table.reserve(nameKey{rec.System, rec.Name}, c.id); err != nil {
 		e.log.Error("engine: two containers have one name; the later one is known by its id alone", "id", c.id, "name", rec.Name)
 	}
 	e.table.add(c)
-	wasRunning := rec.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING
-	if t != nil {
-		st, err := t.Status(c.taskContext(ctx))
-		if err == nil && (st.Status == client.Running || st.Status == client.Paused) {
-			if err := e.readopt(ctx, c, t); err == nil {
-				return
-			} else {
-				e.logFailure("take over a running container", c.id, err)
-			}
+	st, there, err := e.taskState(ctx, c)
+	e.logFailure("find the task of a container", c.id, err)
+	if there && (st.Phase == tasks.Running || st.Phase == tasks.Paused) {
+		if err := e.readopt(ctx, c, st); err == nil {
+			return
+		} else {
+			e.logFailure("take over a running container", c.id, err)
 		}
-		if err == nil && st.Status == client.Stopped {
-			found.add(c.id, end{code: int(st.ExitStatus), at: st.ExitTime})
-		}
-		e.killTask(ctx, c, t)
+		st, there, _ = e.taskState(ctx, c) // it may have just ended
 	}
-	how, seen := e.endOf(c, found)
-	if wasRunning || seen && rec.State.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING {
+	if ran(rec.State.Phase) {
+		how := e.unseenEnd(c)
+		if there && st.Phase == tasks.Stopped {
+			how = end{code: st.End.Code, at: st.End.At}
+			e.keepLastOutput(c)
+		}
 		e.foundEnded(c, how)
 	}
-	e.tidy(ctx, c)
+	e.removeRuntimeFiles(ctx, c.id)
 }
 
-// endOf is the end that was found, or what can be said without one.
-func (e *Engine) endOf(c *container, found *foundEnds) (end, bool) {
-	if how, ok := found.get(c.id); ok {
-		return how, true
-	}
+// unseenEnd is what can be said of an end that nobody saw.
+func (e *Engine) unseenEnd(c *container) end {
 	how := end{code: unknownExit, at: time.Now(), note: "it ended while the engine did not run; its exit code is lost"}
 	if c.record().BootID != e.bootID {
 		how.note = "the machine went down"
 	}
-	return how, false
+	return how
+}
+
+// keepLastOutput writes to the log what a container that ended unseen left in its FIFOs.
+func (e *Engine) keepLastOutput(c *container) {
+	s := c.record().Effective
+	io, err := reopenStdio(filepath.Join(e.runPath(c.id), "io"), s.Tty, s.Stdin, c.logs.write)
+	if err != nil {
+		e.logFailure("read the last output of a container", c.id, err)
+		return
+	}
+	io.waitOutput(drainTime)
+	io.close()
+	c.logs.closeFile()
 }
 
 // foundEnded does for an end in the past what handleEnd does for one just seen.
@@ -155,13 +160,9 @@ func (e *Engine) foundEnded(c *container, how end) {
 	e.tellEnd(c, how)
 }
 
-// tidy removes what an ended container of an earlier life left behind.
-func (e *Engine) tidy(ctx context.Context, c *container) {
-	e.logFailure("forget an ended task", c.id, e.forgetTask(ctx, c))
-	e.removeRuntimeFiles(c.id)
-}
-
-func (e *Engine) removeRuntimeFiles(id string) {
+// removeRuntimeFiles removes what an ended container of an earlier life left behind.
+func (e *Engine) removeRuntimeFiles(ctx context.Context, id string) {
+	e.logFailure("end a leftover task", id, e.endTask(ctx, id))
 	e.killCgroup(id)
 	if err := e.unmountRoot(id); err != nil {
 		e.logFailure("unmount a leftover", id, err)
@@ -171,10 +172,8 @@ func (e *Engine) removeRuntimeFiles(id string) {
 }
 
 // discard ends the half-made and the half-removed.
-func (e *Engine) discard(ctx context.Context, c *container, t client.Task) {
-	if t != nil {
-		e.killTask(ctx, c, t)
-	}
+func (e *Engine) discard(ctx context.Context, c *container) {
+	e.logFailure("end the task of a half-made container", c.id, e.endTask(ctx, c.id))
 	e.killCgroup(c.id)
 	if err := e.dismantle(ctx, c); err != nil {
 		e.logFailure("remove a half-made container", c.id, err)
@@ -184,16 +183,16 @@ func (e *Engine) discard(ctx context.Context, c *container, t client.Task) {
 }
 
 // readopt takes over a task that ran on while this process was away.
-func (e *Engine) readopt(ctx context.Context, c *container, t client.Task) error {
+func (e *Engine) readopt(ctx context.Context, c *container, was tasks.State) error {
 	rec := c.record()
-	r := &run{task: t, pid: int(t.Pid()), done: make(chan struct{}), pidfd: -1, began: rec.State.GetStartedAt().AsTime()}
+	r := &run{pid: was.Pid, done: make(chan struct{}), pidfd: -1, began: rec.State.GetStartedAt().AsTime()}
 	fd, err := unix.PidfdOpen(r.pid, 0)
 	if err != nil {
 		return fmt.Errorf("hold the container's process: %w", err)
 	}
 	// Between the shim's answer and here the process may have ended and its
 	// number been given away: only a shim that still says so settles it.
-	if st, err := t.Status(c.taskContext(ctx)); err != nil || st.Status == client.Stopped {
+	if st, _, err := e.taskState(ctx, c); err != nil || st.Phase == tasks.Stopped || st.Pid != was.Pid {
 		unix.Close(fd)
 		return errors.Join(err, errors.New("it has just ended"))
 	}
@@ -203,9 +202,13 @@ func (e *Engine) readopt(ctx context.Context, c *container, t client.Task) error
 		unix.Close(fd)
 		return fmt.Errorf("read the container's output on: %w", err)
 	}
+	known := ran(rec.State.Phase)
 	e.adopt(c, r, func(rec *record) {
-		if rec.State.StartedAt == nil || rec.State.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING {
+		if rec.State.StartedAt == nil || !known {
 			r.began = time.Now()
+		}
+		if was.Phase == tasks.Paused {
+			rec.State.Phase = phasePaused
 		}
 		if rec.State.StartedAt == nil {
 			rec.State.StartedAt = nowStamp()
@@ -221,9 +224,6 @@ func (e *Engine) readopt(ctx context.Context, c *container, t client.Task) error
 
 // removeOrphans removes tasks, snapshots, mounts and cgroups that no record knows.
 func (e *Engine) removeOrphans(ctx context.Context, known map[string]bool) {
-	for _, ns := range []string{userNamespace, systemNamespace} {
-		e.removeOrphanTasks(namespaces.WithNamespace(ctx, ns), ns == systemNamespace, known)
-	}
 	var orphans []string
 	err := e.snapshotter().Walk(imageContext(ctx), func(_ context.Context, i snapshots.Info) error {
 		if id := i.Labels[labelContainer]; id != "" && !known[id] {
@@ -233,31 +233,16 @@ func (e *Engine) removeOrphans(ctx context.Context, known map[string]bool) {
 	})
 	e.logFailure("look for leftover snapshots", "", err)
 	for _, id := range orphans {
-		e.removeRuntimeFiles(id)
+		e.removeRuntimeFiles(ctx, id)
 		e.logFailure("remove a leftover snapshot", id, e.removeSnapshot(ctx, id))
 	}
 	for _, dir := range []string{e.opts.RunDir, filepath.Join("/sys/fs/cgroup", e.opts.CgroupParent)} {
 		entries, _ := os.ReadDir(dir)
 		for _, d := range entries {
 			if d.IsDir() && len(d.Name()) == 64 && !known[d.Name()] {
-				e.removeRuntimeFiles(d.Name())
+				e.removeRuntimeFiles(ctx, d.Name())
 			}
 		}
-	}
-}
-
-func (e *Engine) removeOrphanTasks(ctx context.Context, system bool, known map[string]bool) {
-	list, err := e.client.Containers(ctx)
-	e.logFailure("look for leftover tasks", "", err)
-	for _, l := range list {
-		if known[l.ID()] {
-			continue
-		}
-		c := newContainer(record{ID: l.ID(), System: system}, "")
-		if t, err := l.Task(ctx, nil); err == nil {
-			e.killTask(ctx, c, t)
-		}
-		e.logFailure("forget a leftover task", c.id, e.forgetTask(ctx, c))
 	}
 }
 

@@ -9,194 +9,66 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
-	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/api/services/tasks/v1"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
-	"github.com/containerd/containerd/v2/client"
-	"github.com/containerd/containerd/v2/core/containers"
-	"github.com/containerd/containerd/v2/pkg/cio"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/typeurl/v2"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"wherry.example/wherry/internal/machine/engine/tasks"
 )
 
-// This file is all that knows how a task comes to be and is found again. A
-// shim of our own for all containers replaces newTask and loadTask (with
-// client.WithSandbox and client.WithTaskAPIEndpoint) and probeShims; see
-// docs/decisions/0003-engine.md.
+// This file is what the engine's records have to do with the shim's tasks.
 
-const runtimeName = "io.containerd.runc.v2"
+// task names the container's first process to the shim.
+func (c *container) task() tasks.Process { return tasks.Process{Container: c.id} }
 
-// showShim puts the shim's directory into PATH, where containerd looks for it
-// by its runtime's name. An absolute path instead would make it ask the shim
-// for its abilities at every start, which costs one more process.
-func showShim(shim string) error {
-	if filepath.Base(shim) != "containerd-shim-runc-v2" {
-		return fmt.Errorf("the shim %s has to be called containerd-shim-runc-v2", shim)
-	}
-	dir := filepath.Dir(shim)
-	if slices.Contains(filepath.SplitList(os.Getenv("PATH")), dir) {
+// bundlePath is there exactly while the shim may hold a task of the container.
+func (e *Engine) bundlePath(id string) string { return filepath.Join(e.runPath(id), "bundle") }
+
+// endTask ends and deletes the container's task whatever its state. It is idempotent.
+func (e *Engine) endTask(ctx context.Context, id string) error {
+	if _, err := os.Stat(e.bundlePath(id)); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return os.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	if err := e.shim.End(ctx, tasks.Process{Container: id}); err != nil {
+		return fmt.Errorf("end the container's processes: %w", err)
+	}
+	return os.RemoveAll(e.bundlePath(id))
 }
 
-// taskContext is the context of calls about containers and tasks.
-func (c *container) taskContext(ctx context.Context) context.Context {
-	if c.system {
-		return namespaces.WithNamespace(ctx, systemNamespace)
+// taskState asks the shim for a task of an earlier life of this process; ok is
+// false when there is none.
+func (e *Engine) taskState(ctx context.Context, c *container) (st tasks.State, ok bool, err error) {
+	if _, err := os.Stat(e.bundlePath(c.id)); errors.Is(err, os.ErrNotExist) {
+		return st, false, nil
 	}
-	return namespaces.WithNamespace(ctx, userNamespace)
-}
-
-func (e *Engine) runcOptions() *runcoptions.Options {
-	return &runcoptions.Options{BinaryName: e.opts.Runc, Root: filepath.Join(e.opts.State, "runc"), SystemdCgroup: false}
-}
-
-// newTask makes the container known to containerd and its process exist up to
-// the point before its first instruction.
-func (e *Engine) newTask(ctx context.Context, c *container, spec *specs.Spec, io cio.IO) (client.Task, error) {
-	ctx = c.taskContext(ctx)
-	any, err := typeurl.MarshalAny(spec)
-	if err != nil {
-		return nil, err
-	}
-	options, err := typeurl.MarshalAny(e.runcOptions())
-	if err != nil {
-		return nil, err
-	}
-	store := e.client.ContainerService()
-	entry := containers.Container{ID: c.id, Spec: any, Runtime: containers.RuntimeInfo{Name: runtimeName, Options: options}}
-	if _, err = store.Create(ctx, entry); errdefs.IsAlreadyExists(err) {
-		_, err = store.Update(ctx, entry, "spec", "runtime")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("tell containerd of the container: %w", err)
-	}
-	loaded, err := e.client.LoadContainer(ctx, c.id)
-	if err != nil {
-		return nil, err
-	}
-	return loaded.NewTask(ctx, func(string) (cio.IO, error) { return io, nil })
-}
-
-// loadTask finds the task of an earlier life of this process; nil when there is none.
-func (e *Engine) loadTask(ctx context.Context, c *container) (client.Task, error) {
-	ctx = c.taskContext(ctx)
-	loaded, err := e.client.LoadContainer(ctx, c.id)
+	st, err = e.shim.State(ctx, c.task())
 	if errdefs.IsNotFound(err) {
-		return nil, nil
+		return st, false, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	t, err := loaded.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
-		return nil, nil
-	}
-	return t, err
+	return st, err == nil, err
 }
 
-// hiddenBundle begins the names of bundles that containerd does not look at.
-const hiddenBundle = "."
-
-// deleteTask deletes an ended task. containerd runs "shim delete", and that runs
-// "runc delete", whenever a shim's connection ends, also when it ended because
-// the task was deleted in order: two processes for nothing, a sixth of what a
-// short container costs. So the shim is asked directly, and the bundle is out of
-// sight before containerd tells the shim to go: the superfluous command cannot
-// even begin. A crash in between leaves a hidden bundle, whose shim the next
-// life dismisses (probeShims).
-func (e *Engine) deleteTask(ctx context.Context, c *container, t client.Task) error {
-	ctx = c.taskContext(ctx)
-	bundle := e.bundlePath(c)
-	err := callShim(ctx, bundle, func(shim taskapi.TTRPCTaskService) error {
-		_, err := shim.Delete(ctx, &taskapi.DeleteRequest{ID: c.id})
-		return err
-	})
-	hidden := filepath.Join(filepath.Dir(bundle), hiddenBundle+c.id)
-	if err == nil {
-		err = os.Rename(bundle, hidden)
-	}
-	if err != nil { // then as containerd would have it
-		return endTask(ctx, t)
-	}
-	_, err = e.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.id})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	return removeBundle(hidden)
-}
-
-// endTask kills and deletes a task whatever its state. While the shim is dying
-// containerd answers with errors until it has cleaned up after it: the task is
-// gone when containerd says so, not before.
-func endTask(ctx context.Context, t client.Task) error {
-	for {
-		_, err := t.Delete(ctx, client.WithProcessKill)
-		if err == nil || errdefs.IsNotFound(err) {
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-func (e *Engine) bundlePath(c *container) string {
-	ns := userNamespace
-	if c.system {
-		ns = systemNamespace
-	}
-	return filepath.Join(e.opts.State, "io.containerd.runtime.v2.task", ns, c.id)
-}
-
-// removeBundle removes a hidden bundle and the directory that its link names.
-func removeBundle(hidden string) error {
-	var errs []error
-	if work, err := os.Readlink(filepath.Join(hidden, "work")); err == nil {
-		errs = append(errs, os.RemoveAll(work))
-	}
-	return errors.Join(append(errs, os.RemoveAll(hidden))...)
-}
-
-// dismissShim ends the shim of a hidden bundle: its task was deleted.
-func dismissShim(ctx context.Context, hidden string) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// killTask ends and deletes a task on the way back from a failure.
+func (e *Engine) killTask(ctx context.Context, c *container) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_ = callShim(ctx, hidden, func(shim taskapi.TTRPCTaskService) error { // it may have gone by itself
-		_, err := shim.Shutdown(ctx, &taskapi.ShutdownRequest{Now: true})
-		return err
-	})
-	_ = removeBundle(hidden) // on a file system that ends with the boot
+	e.logUndo(c, e.endTask(ctx, c.id))
 }
 
-// forgetTask removes what containerd knows of the container. It is idempotent.
-func (e *Engine) forgetTask(ctx context.Context, c *container) error {
-	err := e.client.ContainerService().Delete(c.taskContext(ctx), c.id)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	return err
-}
-
-// startError gives the error of a start docker's exit code. runc says what it
-// met in words alone.
+// startError gives the error of a start docker's exit code. libcontainer says
+// what it met in words alone.
 func startError(err error) error {
 	text := err.Error()
-	// The interesting part is the last that runc said.
+	// The interesting part comes last.
 	if i := strings.LastIndex(text, "exec: "); i >= 0 {
 		text = text[i:]
-	} else if i := strings.LastIndex(text, "runc create failed: "); i >= 0 {
-		text = text[i+len("runc create failed: "):]
+	} else {
+		for _, before := range []string{"unable to start container process: ", "error during container init: "} {
+			if i := strings.LastIndex(text, before); i >= 0 {
+				text = text[i+len(before):]
+			}
+		}
 	}
 	code := 125
 	switch {
@@ -212,12 +84,3 @@ func startError(err error) error {
 	}
 	return &Error{Kind: kind, ExitCode: code, Err: fmt.Errorf("start the container: %s", strings.TrimSpace(text))}
 }
-
-// passiveIO names the FIFOs to containerd; this package opens and reads them
-// itself (see stdio), because containerd's copies end with the task object.
-type passiveIO struct{ config cio.Config }
-
-func (p passiveIO) Config() cio.Config { return p.config }
-func (passiveIO) Cancel()              {}
-func (passiveIO) Wait()                {}
-func (passiveIO) Close() error         { return nil }

@@ -46,6 +46,7 @@ func (e *Engine) shutDown(ctx context.Context, c *container) {
 	if err := r.signal(sig); err != nil {
 		e.logUndo(c, err)
 	}
+	e.thaw(ctx, c)
 	if waitDone(ctx, r, grace) {
 		return
 	}

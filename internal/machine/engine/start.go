@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/client"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -22,7 +21,6 @@ import (
 
 // run is a running task.
 type run struct {
-	task  client.Task
 	pid   int
 	pidfd int // signals go here, so that a reused pid is never hit
 	stdio *stdio
@@ -145,19 +143,17 @@ func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 		return err
 	}
 	undo = append(undo, r.stdio.close)
-	r.task, err = e.newTask(ctx, c, spec, passiveIO{r.stdio.config})
+	undo = append(undo, func() { e.killTask(context.WithoutCancel(ctx), c) })
+	r.pid, err = e.shim.Create(ctx, c.id, e.bundlePath(c.id), spec, r.stdio.names)
 	if err != nil {
-		e.logUndo(c, e.forgetTask(context.WithoutCancel(ctx), c))
 		return startError(err)
 	}
-	undo = append(undo, func() { e.killTask(context.WithoutCancel(ctx), c, r.task) })
 	return e.release(ctx, c, r, &undo)
 }
 
 // release gives the created task its network and lets it run.
 func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func()) error {
 	rec := c.record()
-	r.pid = int(r.task.Pid())
 	fd, err := unix.PidfdOpen(r.pid, 0)
 	if err != nil {
 		return fmt.Errorf("hold the container's process: %w", err)
@@ -175,7 +171,7 @@ func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func
 	if err := e.writeEtc(c.etcPath(), rec.Effective, net); err != nil {
 		return err
 	}
-	if err := r.task.Start(c.taskContext(ctx)); err != nil {
+	if err := e.shim.Start(ctx, c.task()); err != nil {
 		return startError(err)
 	}
 	e.adopt(c, r, func(rec *record) {
@@ -201,7 +197,7 @@ func (e *Engine) adopt(c *container, r *run, also func(*record)) {
 	c.run, c.last = r, r
 	c.mu.Unlock()
 	err := c.change(func(rec *record) {
-		rec.State.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_RUNNING
+		rec.State.Phase = phaseRunning
 		rec.State.Pid = uint32(r.pid)
 		rec.State.Health = wherryv1.HealthState_HEALTH_STATE_NONE
 		if rec.Effective.Health != nil {
@@ -212,6 +208,7 @@ func (e *Engine) adopt(c *container, r *run, also func(*record)) {
 	if err != nil {
 		e.log.Error("engine: record a running container", "id", c.id, "err", err)
 	}
+	e.logFailure("watch a container", c.id, e.oom.add(c, e.cgroupPath(c.id), e.oomKills(c.id)))
 	e.work.Go(func() { e.watchEnd(c, r) })
 	if c.record().Effective.Health != nil {
 		e.work.Go(func() { e.watchHealth(ctx, c, r) })
@@ -248,17 +245,9 @@ func (e *Engine) prepareBundle(ctx context.Context, c *container, rec record) (b
 		covered = covered || rec.Effective.Workdir == m.Target || path.Dir(rec.Effective.Workdir) == m.Target
 	}
 	if covered {
-		return b, nil // runc makes it inside the mount
+		return b, nil // the shim makes it inside the mount
 	}
 	return b, root.mkdirAll(rec.Effective.Workdir, 0o755, int(b.User.UID), int(b.User.GID))
-}
-
-// killTask ends and deletes a task whatever its state.
-func (e *Engine) killTask(ctx context.Context, c *container, t client.Task) {
-	ctx, cancel := context.WithTimeout(c.taskContext(ctx), time.Minute)
-	defer cancel()
-	e.logUndo(c, endTask(ctx, t))
-	e.logUndo(c, e.forgetTask(ctx, c))
 }
 
 func (e *Engine) logUndo(c *container, err error) {

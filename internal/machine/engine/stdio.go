@@ -12,19 +12,19 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/machine/engine/tasks"
 )
 
-// stdio is this process's side of the three FIFOs between a shim and us. The
-// shim holds both ends of the output FIFOs open while the process can write,
-// so when this process dies the container goes on until a FIFO is full, and the
-// next life opens the same paths and reads on.
+// stdio is this process's side of the three FIFOs between a process and us. The
+// shim keeps their other ends open too until the task is deleted: when we
+// die the process goes on until a FIFO is full, and the next life opens the same
+// paths and reads on, also when the process has ended meanwhile.
 type stdio struct {
 	dir     string
-	config  cio.Config
+	names   tasks.Stdio
 	sink    func(stream wherryv1.Stream, data []byte)
 	keepers []*os.File // hold the FIFOs until the shim has opened them
 
@@ -34,8 +34,8 @@ type stdio struct {
 	output sync.WaitGroup
 }
 
-func fifoConfig(dir string, tty, stdin bool) cio.Config {
-	c := cio.Config{Terminal: tty, Stdout: filepath.Join(dir, "stdout")}
+func fifoNames(dir string, tty, stdin bool) tasks.Stdio {
+	c := tasks.Stdio{Terminal: tty, Stdout: filepath.Join(dir, "stdout")}
 	if !tty {
 		c.Stderr = filepath.Join(dir, "stderr")
 	}
@@ -47,14 +47,14 @@ func fifoConfig(dir string, tty, stdin bool) cio.Config {
 
 // makeStdio makes fresh FIFOs, held open so that the shim does not wait for us.
 func makeStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) (*stdio, error) {
-	s := &stdio{dir: dir, config: fifoConfig(dir, tty, stdin), sink: sink}
+	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), sink: sink}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	for _, p := range []string{s.config.Stdin, s.config.Stdout, s.config.Stderr} {
+	for _, p := range []string{s.names.Stdin, s.names.Stdout, s.names.Stderr} {
 		if p == "" {
 			continue
 		}
@@ -67,7 +67,7 @@ func makeStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) 
 			s.close()
 			return nil, err
 		}
-		if p == s.config.Stdin {
+		if p == s.names.Stdin {
 			s.stdin = f
 		} else {
 			s.keepers = append(s.keepers, f)
@@ -78,9 +78,9 @@ func makeStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) 
 
 // reopenStdio opens the FIFOs of a task that an earlier life of this process started.
 func reopenStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) (*stdio, error) {
-	s := &stdio{dir: dir, config: fifoConfig(dir, tty, stdin), sink: sink}
-	if s.config.Stdin != "" {
-		f, err := os.OpenFile(s.config.Stdin, os.O_RDWR|unix.O_NONBLOCK, 0)
+	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), sink: sink}
+	if s.names.Stdin != "" {
+		f, err := os.OpenFile(s.names.Stdin, os.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +92,7 @@ func reopenStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)
 // read starts reading the output. The shim must have opened its ends.
 func (s *stdio) read() error {
 	defer s.dropKeepers()
-	for stream, p := range map[wherryv1.Stream]string{wherryv1.Stream_STREAM_STDOUT: s.config.Stdout, wherryv1.Stream_STREAM_STDERR: s.config.Stderr} {
+	for stream, p := range map[wherryv1.Stream]string{wherryv1.Stream_STREAM_STDOUT: s.names.Stdout, wherryv1.Stream_STREAM_STDERR: s.names.Stderr} {
 		if p == "" {
 			continue
 		}

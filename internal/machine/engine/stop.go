@@ -86,6 +86,7 @@ func (e *Engine) endRun(ctx context.Context, c *container, signal string, timeou
 	if err := r.signal(sig); err != nil {
 		return err
 	}
+	e.thaw(ctx, c)
 	if waitDone(ctx, r, grace) {
 		return nil
 	}

@@ -91,6 +91,30 @@ func (c *containers) KillContainer(ctx context.Context, req *connect.Request[whe
 	return respond(&wherryv1.KillContainerResponse{}, err)
 }
 
+func (c *containers) PauseContainer(ctx context.Context, req *connect.Request[wherryv1.PauseContainerRequest]) (*connect.Response[wherryv1.PauseContainerResponse], error) {
+	err := needRef(req.Msg.Container)
+	if err == nil {
+		err = c.Pause(ctx, req.Msg.Container)
+	}
+	return respond(&wherryv1.PauseContainerResponse{}, err)
+}
+
+func (c *containers) UnpauseContainer(ctx context.Context, req *connect.Request[wherryv1.UnpauseContainerRequest]) (*connect.Response[wherryv1.UnpauseContainerResponse], error) {
+	err := needRef(req.Msg.Container)
+	if err == nil {
+		err = c.Unpause(ctx, req.Msg.Container)
+	}
+	return respond(&wherryv1.UnpauseContainerResponse{}, err)
+}
+
+func (c *containers) ListProcesses(ctx context.Context, req *connect.Request[wherryv1.ListProcessesRequest]) (*connect.Response[wherryv1.ListProcessesResponse], error) {
+	if err := needRef(req.Msg.Container); err != nil {
+		return nil, err
+	}
+	list, err := c.Top(ctx, req.Msg.Container)
+	return respond(&wherryv1.ListProcessesResponse{Processes: list}, err)
+}
+
 func (c *containers) RemoveContainer(ctx context.Context, req *connect.Request[wherryv1.RemoveContainerRequest]) (*connect.Response[wherryv1.RemoveContainerResponse], error) {
 	err := needRef(req.Msg.Container)
 	if err == nil {

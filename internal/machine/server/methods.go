@@ -41,6 +41,8 @@ var methods = map[string]method{
 	wherryv1connect.ContainerServiceStopContainerProcedure:       {role: config.RoleOperator, changes: true},
 	wherryv1connect.ContainerServiceRestartContainerProcedure:    {role: config.RoleOperator, changes: true},
 	wherryv1connect.ContainerServiceKillContainerProcedure:       {role: config.RoleOperator, changes: true},
+	wherryv1connect.ContainerServicePauseContainerProcedure:      {role: config.RoleOperator, changes: true},
+	wherryv1connect.ContainerServiceUnpauseContainerProcedure:    {role: config.RoleOperator, changes: true},
 	wherryv1connect.ContainerServiceRemoveContainerProcedure:     {role: config.RoleOperator, changes: true},
 	wherryv1connect.ContainerServiceListContainersProcedure:      {role: config.RoleReader},
 	wherryv1connect.ContainerServiceInspectContainerProcedure:    {role: config.RoleReader}, // values of env are hidden from readers
@@ -48,6 +50,7 @@ var methods = map[string]method{
 	wherryv1connect.ContainerServiceStreamContainerLogsProcedure: {role: config.RoleReader},
 	wherryv1connect.ContainerServiceAttachProcedure:              {role: config.RoleOperator, changes: true, bytes: chunkMessage},
 	wherryv1connect.ContainerServiceExecProcedure:                {role: config.RoleOperator, changes: true, bytes: chunkMessage},
+	wherryv1connect.ContainerServiceListProcessesProcedure:       {role: config.RoleOperator}, // arguments hold secrets
 	wherryv1connect.ContainerServiceStreamStatsProcedure:         {role: config.RoleReader},
 	wherryv1connect.ContainerServiceCopyToProcedure:              {role: config.RoleOperator, changes: true, bytes: chunkMessage},
 	wherryv1connect.ContainerServiceCopyFromProcedure:            {role: config.RoleOperator}, // files hold secrets

@@ -21,6 +21,8 @@ type Containers interface {
 	Stop(ctx context.Context, ref, signal string, timeout *time.Duration) error
 	Restart(ctx context.Context, ref string, timeout *time.Duration) error
 	Kill(ctx context.Context, ref, signal string) error
+	Pause(ctx context.Context, ref string) error
+	Unpause(ctx context.Context, ref string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) error
 	List(ctx context.Context, req *wherryv1.ListContainersRequest) ([]*wherryv1.Container, error)
 	Inspect(ctx context.Context, ref string) (*wherryv1.InspectContainerResponse, error)
@@ -28,6 +30,7 @@ type Containers interface {
 	Logs(ctx context.Context, req *wherryv1.StreamContainerLogsRequest, send func(*wherryv1.ContainerLogChunk) error) error
 	Attach(ctx context.Context, o AttachOptions, send func(*wherryv1.AttachResponse) error) error
 	Exec(ctx context.Context, o ExecOptions, send func(*wherryv1.ExecResponse) error) error
+	Top(ctx context.Context, ref string) ([]*wherryv1.Process, error)
 	Stats(ctx context.Context, refs []string, once bool, send func(*wherryv1.StatsSample) error) error
 	CopyTo(ctx context.Context, ref, path string, tar io.Reader) error
 	CopyFrom(ctx context.Context, ref, path string, tar io.Writer) error
@@ -52,6 +55,7 @@ type ExecOptions struct {
 	Stdin   io.Reader // nil: none
 	Resize  <-chan *wherryv1.TerminalSize
 	Signals <-chan string
+	Detach  <-chan struct{}
 }
 
 // Images is what the server asks of the engine about images.

@@ -88,6 +88,7 @@ type input struct {
 	to      *io.PipeWriter
 	resize  chan *wherryv1.TerminalSize
 	signals chan string
+	detach  chan struct{} // closes when the caller leaves for good
 	done    chan struct{}
 }
 
@@ -97,6 +98,7 @@ type part struct {
 	resize *wherryv1.TerminalSize
 	signal string
 	close  bool
+	detach bool
 }
 
 // maxSignals is how many signals may wait for the engine; more are dropped.
@@ -108,6 +110,7 @@ func pump(ctx context.Context, next func() (part, error)) (in *input, stop func(
 	in = &input{
 		resize:  make(chan *wherryv1.TerminalSize, 1),
 		signals: make(chan string, maxSignals),
+		detach:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}
 	in.stdin, in.to = io.Pipe()
@@ -129,6 +132,10 @@ func (in *input) run(next func() (part, error)) {
 			return
 		}
 		in.take(p)
+		if p.detach {
+			close(in.detach)
+			return // nothing after it is heard
+		}
 	}
 }
 
@@ -170,7 +177,7 @@ func later(m laterMessage, starts bool, err error) (part, error) {
 	if starts {
 		return part{}, errStartTwice
 	}
-	return part{m.GetStdin(), m.GetResize(), m.GetSignal(), m.GetCloseStdin()}, nil
+	return part{stdin: m.GetStdin(), resize: m.GetResize(), signal: m.GetSignal(), close: m.GetCloseStdin()}, nil
 }
 
 func (c *containers) Attach(ctx context.Context, stream *connect.BidiStream[wherryv1.AttachRequest, wherryv1.AttachResponse]) error {
@@ -205,10 +212,12 @@ func (c *containers) Exec(ctx context.Context, stream *connect.BidiStream[wherry
 	}
 	in, stop := pump(ctx, func() (part, error) {
 		m, err := stream.Receive()
-		return later(m, m.GetStart() != nil, err)
+		p, err := later(m, m.GetStart() != nil, err)
+		p.detach = m.GetDetach()
+		return p, err
 	})
 	defer stop()
-	o := ExecOptions{Start: start, Resize: in.resize, Signals: in.signals}
+	o := ExecOptions{Start: start, Resize: in.resize, Signals: in.signals, Detach: in.detach}
 	if start.Stdin {
 		o.Stdin = in.stdin
 	}

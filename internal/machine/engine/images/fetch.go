@@ -58,7 +58,7 @@ func (f *blobFetcher) document(ctx context.Context, d ocispec.Descriptor, what s
 	if err := f.blob(ctx, d, func(string, int64) {}); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", what, d.Digest, err)
 	}
-	b, err := readBlob(ctx, f.k.Client.ContentStore(), d.Digest, f.k.Limits.ManifestBytes)
+	b, err := readBlob(ctx, f.k.Stores.Content, d.Digest, f.k.Limits.ManifestBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", what, err)
 	}
@@ -85,7 +85,7 @@ var errWrongContent = errors.New("content is not what its digest says")
 
 // ingest writes a blob through one writer, and tells whether an earlier part was continued.
 func (f *blobFetcher) ingest(ctx context.Context, d ocispec.Descriptor, tell func(string, int64)) (resumed bool, err error) {
-	store := f.k.Client.ContentStore()
+	store := f.k.Stores.Content
 	w, err := content.OpenWriter(ctx, store, content.WithRef(blobRef(d)), content.WithDescriptor(d))
 	if errdefs.IsAlreadyExists(err) {
 		tell("exists", d.Size)

@@ -25,7 +25,10 @@ import (
 	"log/slog"
 	"sync"
 
-	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,9 +56,19 @@ type Resolved struct {
 	Snapshotter string
 }
 
+// Stores are containerd's, over one metadata database.
+type Stores struct {
+	Content   content.Store
+	Images    images.Store
+	Snapshots snapshots.Snapshotter
+	Leases    leases.Manager
+	// Collect removes, now, what nothing refers to.
+	Collect func(context.Context) error
+}
+
 // Options is what a Keeper needs to know once.
 type Options struct {
-	Client *containerd.Client
+	Stores Stores
 	// Namespace holds every image and its snapshots.
 	Namespace string
 	// Root is a directory on the file system that holds content and snapshots.

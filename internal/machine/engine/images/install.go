@@ -39,7 +39,7 @@ const (
 // that no record refers to; only after a failure of the network the parts are
 // kept a while for the next attempt at the same name.
 func (k *Keeper) leased(ctx context.Context, name string, f func(context.Context) error) error {
-	ls := k.Client.LeasesService()
+	ls := k.Stores.Leases
 	lease, err := ls.Create(ctx, leases.WithID("wherry-"+rand.Text()), leases.WithExpiration(leaseLife),
 		leases.WithLabel(labelPull, name))
 	if err != nil {
@@ -53,15 +53,18 @@ func (k *Keeper) leased(ctx context.Context, name string, f func(context.Context
 	} else {
 		k.dropParts(after, name)
 	}
-	if e := ls.Delete(after, lease, leases.SynchronousDelete); e != nil && !errdefs.IsNotFound(e) {
+	if e := ls.Delete(after, lease); e != nil && !errdefs.IsNotFound(e) {
 		k.Log.Warn("give back a lease", "name", name, "err", e)
+	}
+	if e := k.collect(after); e != nil {
+		k.Log.Warn("clean up after an image was brought", "name", name, "err", e)
 	}
 	return err
 }
 
 // keepParts moves what a lease holds to one that ends soon.
 func (k *Keeper) keepParts(ctx context.Context, name string, from leases.Lease) {
-	ls := k.Client.LeasesService()
+	ls := k.Stores.Leases
 	held, err := ls.ListResources(ctx, from)
 	if err != nil || len(held) == 0 {
 		return
@@ -82,7 +85,7 @@ func (k *Keeper) keepParts(ctx context.Context, name string, from leases.Lease) 
 // dropParts ends the leases that broken pulls of a name left; of all names when
 // it is empty. Pulls under way have leases of another kind.
 func (k *Keeper) dropParts(ctx context.Context, name string) {
-	ls := k.Client.LeasesService()
+	ls := k.Stores.Leases
 	all, err := ls.List(ctx)
 	if err != nil {
 		k.Log.Warn("list leases", "err", err)
@@ -161,7 +164,7 @@ func badLayer(ctx context.Context, l ocispec.Descriptor, err error) error {
 // presentLayers counts the layers, from the bottom, whose snapshots exist, and
 // takes hold of the topmost.
 func (k *Keeper) presentLayers(ctx context.Context, c chosenImage) (int, error) {
-	sn := k.Client.SnapshotService(k.Snapshotter)
+	sn := k.Stores.Snapshots
 	ids := c.config.RootFS.DiffIDs
 	for n := len(ids); n > 0; n-- {
 		chain := identity.ChainID(ids[:n]).String()
@@ -172,7 +175,7 @@ func (k *Keeper) presentLayers(ctx context.Context, c chosenImage) (int, error) 
 		}
 		if lease, ok := leases.FromContext(ctx); ok {
 			r := leases.Resource{ID: chain, Type: "snapshots/" + k.Snapshotter}
-			if err := k.Client.LeasesService().AddResource(ctx, leases.Lease{ID: lease}, r); err != nil {
+			if err := k.Stores.Leases.AddResource(ctx, leases.Lease{ID: lease}, r); err != nil {
 				return 0, fmt.Errorf("hold layer %d: %w", n, err)
 			}
 		}
@@ -188,7 +191,7 @@ func (k *Keeper) presentLayers(ctx context.Context, c chosenImage) (int, error) 
 // known yet, but no layer unpacks to less than it is.
 func (k *Keeper) roomForLayers(ctx context.Context, c chosenImage, first int) error {
 	need := int64(0)
-	store := k.Client.ContentStore()
+	store := k.Stores.Content
 	for _, l := range c.manifest.Layers[first:] {
 		if l.Size > k.Limits.UnpackedBytes {
 			return fmt.Errorf("%w: layer %s says it has %d bytes", ErrBadImage, l.Digest, l.Size)
@@ -220,7 +223,7 @@ func (k *Keeper) label(ctx context.Context, c chosenImage) error {
 		for key := range labels {
 			fields = append(fields, "labels."+key)
 		}
-		if _, err := k.Client.ContentStore().Update(ctx, content.Info{Digest: d, Labels: labels}, fields...); err != nil {
+		if _, err := k.Stores.Content.Update(ctx, content.Info{Digest: d, Labels: labels}, fields...); err != nil {
 			return fmt.Errorf("label %s: %w", d, err)
 		}
 	}
@@ -243,7 +246,7 @@ func (k *Keeper) record(ctx context.Context, name string, c chosenImage) (images
 
 // point creates or moves a record.
 func (k *Keeper) point(ctx context.Context, rec images.Image) error {
-	is := k.Client.ImageService()
+	is := k.Stores.Images
 	old, err := is.Get(ctx, rec.Name)
 	switch {
 	case errdefs.IsNotFound(err):
@@ -277,7 +280,7 @@ func (k *Keeper) keepNameless(ctx context.Context, old images.Image, newID strin
 	if err != nil || len(same) > 1 {
 		return err
 	}
-	_, err = k.Client.ImageService().Create(ctx, images.Image{Name: namelessRecord(old.Target.Digest), Target: old.Target, Labels: old.Labels})
+	_, err = k.Stores.Images.Create(ctx, images.Image{Name: namelessRecord(old.Target.Digest), Target: old.Target, Labels: old.Labels})
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}
@@ -303,7 +306,7 @@ func (k *Keeper) sameImage(ctx context.Context, id string) ([]images.Image, erro
 // next pull resumes. It is called once, before the first pull.
 func (k *Keeper) Recover(ctx context.Context) {
 	ctx = k.inNamespace(ctx)
-	ls := k.Client.LeasesService()
+	ls := k.Stores.Leases
 	all, err := ls.List(ctx)
 	if err != nil {
 		k.Log.Warn("list leases", "err", err)

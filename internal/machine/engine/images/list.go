@@ -58,7 +58,7 @@ func (k *Keeper) apiImage(ctx context.Context, rec images.Image) (*wherryv1.Imag
 
 // describe never fails: an image whose content is damaged must still be listed, to be removed.
 func (k *Keeper) describe(ctx context.Context, recs []images.Image) *wherryv1.Image {
-	rec, store := recs[0], k.Client.ContentStore()
+	rec, store := recs[0], k.Stores.Content
 	id := digest.Digest(rec.Labels[labelConfig])
 	img := &wherryv1.Image{
 		Id: id.String(), Digest: rec.Target.Digest.String(), Platform: rec.Labels[labelPlatform], Containers: k.UsedBy(id),
@@ -100,7 +100,7 @@ func (k *Keeper) Inspect(ctx context.Context, ref string) (*wherryv1.InspectImag
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := readJSON[imageConfig](ctx, k.Client.ContentStore(), digest.Digest(rec.Labels[labelConfig]), k.Limits.ManifestBytes)
+	cfg, err := readJSON[imageConfig](ctx, k.Stores.Content, digest.Digest(rec.Labels[labelConfig]), k.Limits.ManifestBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration of image %s: %w", ref, err)
 	}

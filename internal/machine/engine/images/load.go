@@ -28,7 +28,7 @@ func (k *Keeper) Load(ctx context.Context, r io.Reader) ([]*wherryv1.Image, erro
 	ctx = k.inNamespace(ctx)
 	var out []*wherryv1.Image
 	err := k.leased(ctx, "load "+rand.Text(), func(ctx context.Context) error {
-		found, err := archive.Import(ctx, k.Client.ContentStore(), r, archive.Limits{Room: k.room, Document: k.Limits.ManifestBytes})
+		found, err := archive.Import(ctx, k.Stores.Content, r, archive.Limits{Room: k.room, Document: k.Limits.ManifestBytes})
 		if err != nil {
 			return badArchive(ctx, err)
 		}
@@ -81,7 +81,7 @@ func (k *Keeper) unpackLoaded(ctx context.Context, f archive.Image) (loaded, err
 }
 
 func (k *Keeper) storedDocument(ctx context.Context, d ocispec.Descriptor, what string) ([]byte, error) {
-	b, err := readBlob(ctx, k.Client.ContentStore(), d.Digest, k.Limits.ManifestBytes)
+	b, err := readBlob(ctx, k.Stores.Content, d.Digest, k.Limits.ManifestBytes)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrBadImage, what, lacking(d, err))
 	}
@@ -89,7 +89,7 @@ func (k *Keeper) storedDocument(ctx context.Context, d ocispec.Descriptor, what 
 }
 
 func (k *Keeper) storedLayer(ctx context.Context, d ocispec.Descriptor) error {
-	info, err := k.Client.ContentStore().Info(ctx, d.Digest)
+	info, err := k.Stores.Content.Info(ctx, d.Digest)
 	if err != nil {
 		return fmt.Errorf("%w: layer: %w", ErrBadImage, lacking(d, err))
 	}

@@ -41,7 +41,7 @@ func (k *Keeper) findRecord(ctx context.Context, ref string) (images.Image, erro
 	missing := fmt.Errorf("%w: %.200s", ErrNotFound, ref)
 	named, nameErr := parseImageName(ref)
 	if nameErr == nil {
-		rec, err := k.Client.ImageService().Get(ctx, named.String())
+		rec, err := k.Stores.Images.Get(ctx, named.String())
 		if err == nil {
 			return rec, nil
 		}
@@ -87,7 +87,7 @@ func (k *Keeper) recordsByID(ctx context.Context, hex string) ([]images.Image, e
 
 // records lists the records that this engine made, by name.
 func (k *Keeper) records(ctx context.Context) ([]images.Image, error) {
-	all, err := k.Client.ImageService().List(ctx)
+	all, err := k.Stores.Images.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
@@ -97,7 +97,7 @@ func (k *Keeper) records(ctx context.Context) ([]images.Image, error) {
 }
 
 func (k *Keeper) resolveRecord(ctx context.Context, rec images.Image) (Resolved, error) {
-	store := k.Client.ContentStore()
+	store := k.Stores.Content
 	id := digest.Digest(rec.Labels[labelConfig])
 	r := Resolved{
 		Name: familiarName(rec.Name), Record: rec.Name, ID: id, Digest: rec.Target.Digest,

@@ -5,13 +5,11 @@ package images
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -80,7 +78,7 @@ func shortID(id string) string { return id[:min(len(id), 12)] }
 
 // untag turns the last names of an image in use into a nameless record.
 func (k *Keeper) untag(ctx context.Context, recs []images.Image) (names []string, err error) {
-	is := k.Client.ImageService()
+	is := k.Stores.Images
 	r := recs[0]
 	_, err = is.Create(ctx, images.Image{Name: namelessRecord(r.Target.Digest), Target: r.Target, Labels: r.Labels})
 	if err != nil && !errdefs.IsAlreadyExists(err) {
@@ -100,7 +98,7 @@ func (k *Keeper) untag(ctx context.Context, recs []images.Image) (names []string
 }
 
 func (k *Keeper) deleteRecord(ctx context.Context, r images.Image) error {
-	err := k.Client.ImageService().Delete(ctx, r.Name)
+	err := k.Stores.Images.Delete(ctx, r.Name)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove image %s: %w", familiarName(r.Name), err)
 	}
@@ -143,14 +141,9 @@ func (k *Keeper) Prune(ctx context.Context, all bool) (*wherryv1.PruneImagesResp
 	return out, nil
 }
 
-// collect makes containerd remove, now, what nothing refers to.
+// collect removes, now, what nothing refers to.
 func (k *Keeper) collect(ctx context.Context) error {
-	ls := k.Client.LeasesService()
-	l, err := ls.Create(ctx, leases.WithID("wherry-collect-"+rand.Text()), leases.WithExpiration(cleanupTime))
-	if err == nil {
-		err = ls.Delete(ctx, l, leases.SynchronousDelete)
-	}
-	if err != nil {
+	if err := k.Stores.Collect(ctx); err != nil {
 		return fmt.Errorf("free the space of removed images: %w", err)
 	}
 	return nil
@@ -159,7 +152,7 @@ func (k *Keeper) collect(ctx context.Context) error {
 // usage is what content and snapshots take, as far as it can be told.
 func (k *Keeper) usage(ctx context.Context) int64 {
 	sum := int64(0)
-	sn := k.Client.SnapshotService(k.Snapshotter)
+	sn := k.Stores.Snapshots
 	err := sn.Walk(ctx, func(ctx context.Context, i snapshots.Info) error {
 		if i.Kind == snapshots.KindCommitted {
 			if u, err := sn.Usage(ctx, i.Name); err == nil {
@@ -171,7 +164,7 @@ func (k *Keeper) usage(ctx context.Context) int64 {
 	if err != nil {
 		k.Log.Warn("measure snapshots", "err", err)
 	}
-	err = k.Client.ContentStore().Walk(ctx, func(i content.Info) error { sum += i.Size; return nil })
+	err = k.Stores.Content.Walk(ctx, func(i content.Info) error { sum += i.Size; return nil })
 	if err != nil {
 		k.Log.Warn("measure content", "err", err)
 	}

@@ -14,9 +14,7 @@ import (
 	"testing"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -60,48 +58,22 @@ func newWorld(t *testing.T, limits ...func(*Limits)) *world {
 	t.Cleanup(func() { db.Close() })
 	w.db = metadata.NewDB(db, cs, map[string]snapshots.Snapshotter{"overlayfs": sn})
 	must(t, w.db.Init(t.Context()))
-	c, err := containerd.New("", containerd.WithServices(
-		containerd.WithContentStore(w.db.ContentStore()),
-		containerd.WithSnapshotters(w.db.Snapshotters()),
-		containerd.WithImageStore(metadata.NewImageStore(w.db)),
-		containerd.WithLeasesService(collectingLeases{metadata.NewLeaseManager(w.db), w.db}),
-	))
-	must(t, err)
 	l := DefaultLimits
 	l.Reserve = 1 << 20
 	for _, f := range limits {
 		f(&l)
 	}
 	w.Keeper = New(Options{
-		Client: c, Namespace: "test", Root: dir, Limits: l,
+		Stores: Stores{
+			Content: w.db.ContentStore(), Images: metadata.NewImageStore(w.db), Snapshots: w.db.Snapshotter("overlayfs"),
+			Leases: metadata.NewLeaseManager(w.db), Collect: func(ctx context.Context) error { _, err := w.db.GarbageCollect(ctx); return err },
+		},
+		Namespace: "test", Root: dir, Limits: l,
 		Registries: func() []config.Registry { return w.registries },
 		UsedBy:     func(id digest.Digest) []string { return w.users[id] },
 		Timeouts:   registry.Timeouts{Dial: time.Second, Idle: 500 * time.Millisecond, Retry: 10 * time.Millisecond},
 	})
 	return w
-}
-
-// collectingLeases collects when a lease is given back synchronously, as containerd's own service does.
-type collectingLeases struct {
-	leases.Manager
-	db *metadata.DB
-}
-
-func (c collectingLeases) Delete(ctx context.Context, l leases.Lease, opts ...leases.DeleteOpt) error {
-	if err := c.Manager.Delete(ctx, l, opts...); err != nil {
-		return err
-	}
-	var o leases.DeleteOptions
-	for _, f := range opts {
-		if err := f(ctx, &o); err != nil {
-			return err
-		}
-	}
-	if o.Synchronous {
-		_, err := c.db.GarbageCollect(ctx)
-		return err
-	}
-	return nil
 }
 
 func must(t *testing.T, err error) {
@@ -115,25 +87,25 @@ func must(t *testing.T, err error) {
 func (w *world) left(t *testing.T) string {
 	t.Helper()
 	var out []string
-	must(t, w.Client.ContentStore().Walk(w.ctx, func(i content.Info) error {
+	must(t, w.Stores.Content.Walk(w.ctx, func(i content.Info) error {
 		out = append(out, "blob "+i.Digest.String())
 		return nil
 	}))
-	st, err := w.Client.ContentStore().ListStatuses(w.ctx)
+	st, err := w.Stores.Content.ListStatuses(w.ctx)
 	must(t, err)
 	for _, s := range st {
 		out = append(out, "partial "+s.Ref)
 	}
-	must(t, w.Client.SnapshotService("overlayfs").Walk(w.ctx, func(_ context.Context, i snapshots.Info) error {
+	must(t, w.Stores.Snapshots.Walk(w.ctx, func(_ context.Context, i snapshots.Info) error {
 		out = append(out, "snapshot "+i.Name)
 		return nil
 	}))
-	ls, err := w.Client.LeasesService().List(w.ctx)
+	ls, err := w.Stores.Leases.List(w.ctx)
 	must(t, err)
 	for _, l := range ls {
 		out = append(out, "lease "+l.ID)
 	}
-	recs, err := w.Client.ImageService().List(w.ctx)
+	recs, err := w.Stores.Images.List(w.ctx)
 	must(t, err)
 	for _, r := range recs {
 		out = append(out, "record "+r.Name)
@@ -154,7 +126,7 @@ func (w *world) left(t *testing.T) string {
 // files lists an image's files as a container would see them, through a read-only mount of its snapshot.
 func (w *world) files(t *testing.T, chain string) map[string]os.FileInfo {
 	t.Helper()
-	sn := w.Client.SnapshotService("overlayfs")
+	sn := w.Stores.Snapshots
 	key := "view-" + chain
 	mounts, err := sn.View(w.ctx, key, chain)
 	must(t, err)

@@ -38,7 +38,7 @@ func (k *Keeper) unpackLayer(ctx context.Context, c chosenImage, i int, budget *
 	}
 	defer k.unpacks.Release(1)
 	var (
-		sn     = k.Client.SnapshotService(k.Snapshotter)
+		sn     = k.Stores.Snapshots
 		ids    = c.config.RootFS.DiffIDs
 		chain  = identity.ChainID(ids[:i+1]).String()
 		parent string
@@ -73,7 +73,7 @@ func (k *Keeper) applyLayer(ctx context.Context, mounts []mount.Mount, desc ocis
 	if err != nil {
 		return err
 	}
-	ra, err := k.Client.ContentStore().ReaderAt(ctx, desc)
+	ra, err := k.Stores.Content.ReaderAt(ctx, desc)
 	if err != nil {
 		return fmt.Errorf("open layer: %w", err)
 	}
@@ -273,7 +273,7 @@ func looksLikeTar(b *bufio.Reader) bool {
 
 // unpackedBytes is what an image's snapshots take, shared ones too.
 func (k *Keeper) unpackedBytes(ctx context.Context, cfg ocispec.Image) int64 {
-	sn := k.Client.SnapshotService(k.Snapshotter)
+	sn := k.Stores.Snapshots
 	var sum snapshots.Usage
 	for i := range cfg.RootFS.DiffIDs {
 		u, err := sn.Usage(ctx, identity.ChainID(cfg.RootFS.DiffIDs[:i+1]).String())

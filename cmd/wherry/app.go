@@ -90,13 +90,13 @@ func (a *app) connect(ctx context.Context, ask login.Asker) (*client.Client, kno
 	}
 	c, err := login.Connect(ctx, store, m, o)
 	if err != nil {
-		err = explainVM(m, err)
+		err = explainVM(ctx, m, err)
 	}
 	return c, m, err
 }
 
 // explainVM adds what is known of a virtual machine that does not answer.
-func explainVM(m known.Machine, err error) error {
+func explainVM(ctx context.Context, m known.Machine, err error) error {
 	store, serr := qemu.DefaultStore()
 	if serr != nil {
 		return err
@@ -111,6 +111,8 @@ func explainVM(m known.Machine, err error) error {
 		return err
 	case !info.Running:
 		return fmt.Errorf("machine %s is switched off: start it with `wherry vm start %s`", m.Name, m.Name)
+	case vm.Paused(ctx) != nil:
+		return fmt.Errorf("%w; then `wherry vm start %s` lets it go on", vm.Paused(ctx), m.Name)
 	case !info.Ready:
 		return fmt.Errorf("machine %s is starting and does not answer yet: %w", m.Name, err)
 	}

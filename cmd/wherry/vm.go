@@ -112,6 +112,12 @@ func runVMStart(cmd *cobra.Command, name string, f vmStartFlags) error {
 func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu.Info) error {
 	w := cmd.ErrOrStderr()
 	fmt.Fprintf(w, "machine %s is running already, for %s; its API: %s\n", info.Name, units.HumanDuration(time.Since(info.Run.StartedAt)), info.API)
+	if vm.Paused(cmd.Context()) != nil {
+		if err := vm.Resume(cmd.Context()); err != nil {
+			return err
+		}
+		fmt.Fprintln(w, "it was paused, because this computer's disk was full, and goes on now")
+	}
 	forwards, err := parseForwards(f.ports)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -25,7 +26,7 @@ func newVMListCommand() *cobra.Command {
 		Short:   "List virtual machines",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			infos, err := vmInfos()
+			infos, err := vmInfos(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -36,7 +37,7 @@ func newVMListCommand() *cobra.Command {
 	return cmd
 }
 
-func vmInfos() ([]qemu.Info, error) {
+func vmInfos(ctx context.Context) ([]qemu.Info, error) {
 	store, err := qemu.DefaultStore()
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func vmInfos() ([]qemu.Info, error) {
 		if err != nil {
 			return nil, err
 		}
+		info.Paused = info.Running && vm.Paused(ctx) != nil
 		infos = append(infos, info)
 	}
 	return infos, nil
@@ -76,8 +78,8 @@ func printVMs(w io.Writer, infos []qemu.Info, output string) error {
 }
 
 // completeVMs completes the first argument with a machine's name.
-func completeVMs(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	infos, err := vmInfos()
+func completeVMs(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	infos, err := vmInfos(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -92,6 +94,8 @@ func completeVMs(_ *cobra.Command, args []string, _ string) ([]string, cobra.She
 
 func vmStatus(i qemu.Info) string {
 	switch {
+	case i.Paused:
+		return "Paused: this computer's disk is full"
 	case i.Ready:
 		return "Up " + units.HumanDuration(time.Since(i.Run.StartedAt))
 	case i.Running:

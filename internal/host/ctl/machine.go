@@ -146,8 +146,11 @@ func (c *CLI) PowerOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = unary(ctx, api.Machine.PowerOff, &wherryv1.PowerOffRequest{})
-	return err
+	if _, err := unary(ctx, api.Machine.PowerOff, &wherryv1.PowerOffRequest{}); err != nil {
+		return err
+	}
+	c.notef("machine %s is stopping its containers and then switches itself off", c.machine.Name)
+	return nil
 }
 
 // Version prints the versions of this program and, where one answers, of the machine.

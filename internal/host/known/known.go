@@ -77,7 +77,7 @@ func (s *Store) Dir() string { return s.dir }
 var ErrUnknown = errors.New("no such machine is known")
 
 // ErrNone says that no machine was named and none is chosen.
-var ErrNone = errors.New("no machine is chosen: name one with -m, choose one with `wherry machine use`, or start one with `wherry vm start NAME`")
+var ErrNone = errors.New("no machine is chosen")
 
 // Get returns a machine by name.
 func (s *Store) Get(name string) (Machine, error) {
@@ -107,7 +107,10 @@ func (s *Store) Current() (Machine, error) {
 			return m, nil
 		}
 	}
-	return Machine{}, ErrNone
+	if len(d.Machines) > 1 {
+		return Machine{}, fmt.Errorf("%w of these: %s: name one with -m, or choose one with `wherry machine use`", ErrNone, strings.Join(slices.Sorted(maps.Keys(d.Machines)), ", "))
+	}
+	return Machine{}, fmt.Errorf("%w: start one with `wherry vm start NAME`, or make one known with `wherry machine add`", ErrNone)
 }
 
 // List returns the machines by name, and the name of the one chosen.

@@ -26,6 +26,7 @@ var (
 // longer makes no sense.
 func (vm *VM) awaitReady(ctx context.Context, run Run, progress io.Writer) (Ready, error) {
 	w := watch{started: run.StartedAt, changed: run.StartedAt, progress: progress}
+	asked := time.Now()
 	for {
 		// Whether QEMU lives is asked before the console is read: what it
 		// printed last is then not missed.
@@ -41,6 +42,12 @@ func (vm *VM) awaitReady(ctx context.Context, run Run, progress io.Writer) (Read
 		}
 		if run.Accelerator != "tcg" && len(console) == 0 && vm.acceleratorBroken(time.Since(run.StartedAt)) {
 			return Ready{}, errAccelerator
+		}
+		if time.Since(asked) >= pauseEvery {
+			if err := vm.Paused(ctx); err != nil {
+				return Ready{}, err
+			}
+			asked = time.Now()
 		}
 		if err := w.look(console, time.Now()); err != nil {
 			return Ready{}, err

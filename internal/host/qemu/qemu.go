@@ -227,6 +227,7 @@ type Info struct {
 	Name     string   `json:"name"`
 	Running  bool     `json:"running"`
 	Ready    bool     `json:"ready"`
+	Paused   bool     `json:"paused,omitempty"` // only where it was asked for with VM.Paused
 	API      string   `json:"api,omitempty"`
 	Settings Settings `json:"settings"`
 	Run      Run      `json:"run,omitzero"`

@@ -60,6 +60,9 @@ func (vm *VM) Start(ctx context.Context, o StartOptions) (Run, error) {
 		return Run{}, err
 	}
 	run, err := vm.startUntilReady(ctx, o, accelerator)
+	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("machine %s was not started: %w", vm.name, context.Cause(ctx))
+	}
 	if err != nil && !errors.Is(err, ErrRunning) {
 		// What kept it from starting shall not be what the next start begins with.
 		if rerr := before.restore(vm); rerr != nil {
@@ -271,8 +274,8 @@ func (vm *VM) startError(run Run, err error) error {
 	e := &StartError{Name: vm.name, Console: tailLines(console, 15), QEMU: tailLines(qemu, 10), Log: vm.path("console.log")}
 	e.Cause = likelyCause(strings.Join(cleanLines(qemu), "\n"), strings.Join(cleanLines(console), "\n"))
 	switch {
-	case errors.Is(err, context.Canceled):
-		e.Cause = "interrupted"
+	case errors.Is(err, ErrPaused):
+		e.Cause = err.Error()
 	case e.Cause == "" && e.Console == "" && !errors.Is(err, errEnded):
 		e.Cause = fmt.Sprintf("%v: the kernel said nothing; the machine may have too little memory for its image (use a larger --memory), or this computer is very busy", err)
 	case e.Cause == "":

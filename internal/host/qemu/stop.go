@@ -31,6 +31,9 @@ func (vm *VM) Stop(ctx context.Context, o StopOptions) (clean bool, err error) {
 	if o.Timeout == 0 {
 		o.Timeout = 100 * time.Second
 	}
+	if vm.Paused(ctx) != nil && vm.Resume(ctx) != nil {
+		return false, vm.killRun(run) // it cannot even notice the button
+	}
 	if o.PowerOff == nil || o.PowerOff(ctx) != nil {
 		if err := vm.pressPowerButton(ctx); err != nil {
 			return false, errors.Join(err, vm.killRun(run))

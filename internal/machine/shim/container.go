@@ -74,6 +74,7 @@ func (s *Server) create(id, bundle string, io names) (_ *container, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.filters.share(config)
 	p, err := processOf(spec.Process, true)
 	if err != nil {
 		return nil, err

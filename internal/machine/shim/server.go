@@ -2,8 +2,35 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package shim is the one process of a machine that holds all its containers.
-// It is its own runtime: libcontainer is linked in, and its program is
-// also what runs first inside of a container (package nsinit).
+// It is its own runtime: libcontainer is linked in, and its program is also
+// what runs first inside of a container (package nsinit).
+//
+// Protocol: containerd's task API, version 3, over ttrpc on the unix socket
+// DIR/shim.sock. Namespaces are ignored: ids are unique over the machine.
+// Create reads BUNDLE/config.json, whose root is mounted already and whose paths are
+// absolute, and makes the container up to the point before its program; Start
+// lets that run. A stopped process is kept, with its exit code, until Delete.
+//
+// Standard streams are FIFOs that the caller made. Without a terminal the
+// process has the FIFO itself: nothing is copied here. This process holds a reading end of
+// each output and a writing end of the input, without reading or writing, until
+// Delete (the input: until CloseIO): what was written outlives its writer and
+// an absent reader, and a reader away is no end of input. A terminal is copied, here,
+// between its master and the FIFOs; when nobody reads, it waits.
+//
+// One instance works in DIR; it holds DIR/lock, and a second one ends at once.
+// It owns DIR: containers/ID is libcontainer's state, tasks/ID/*.json what
+// is to be known besides, written before a process can run and before its end is told. A
+// new instance takes over what runs by that, before its socket is there: processes are
+// found by number and start time and held by pidfd. They are no children of it,
+// so PID 1 reaps them, and its record says how they ended; without it the code is
+// 255. What was lost with the old instance are terminals (the kernel hangs them up), the
+// output of an ended container that nobody had open, and execs in the
+// microseconds between their start and its record. A container that was half
+// made is ended and removed.
+//
+// No thread waits for a container, and waiting costs no memory but a goroutine's.
+// SIGTERM ends this process only when it holds no container; Shutdown too.
 package shim
 
 import (
@@ -18,6 +45,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/log"
@@ -35,10 +63,12 @@ type Options struct {
 
 // Server is the containers and their API.
 type Server struct {
-	dir    string
-	reaped string
-	stop   chan struct{}
-	asking sync.WaitGroup // for ends that an earlier instance did not see
+	dir     string
+	reaped  string
+	stop    chan struct{}
+	trim    trim
+	filters shared
+	asking  sync.WaitGroup // for ends that an earlier instance did not see
 
 	mu   sync.Mutex
 	all  map[string]*container // nil while it is being created or destroyed
@@ -62,7 +92,7 @@ func Run(o Options) error {
 		return err
 	}
 	defer lock.Close()
-	s := &Server{dir: o.Dir, reaped: o.Reaped, all: map[string]*container{}, stop: make(chan struct{})}
+	s := &Server{dir: o.Dir, reaped: o.Reaped, all: map[string]*container{}, stop: make(chan struct{}), trim: newTrim()}
 	s.adopt()
 	go s.heedSignals()
 	return s.serve()
@@ -89,6 +119,18 @@ const (
 	// processors bounds Go's caches. The work is done by the children.
 	processors = 2
 )
+
+// quietTime is how long nothing must have happened before memory is given back.
+const quietTime = 2 * time.Second
+
+// trim gives memory that starts and ends of containers used back to the kernel once it is quiet.
+type trim struct{ timer *time.Timer }
+
+func newTrim() trim {
+	return trim{time.AfterFunc(quietTime, debug.FreeOSMemory)}
+}
+
+func (t trim) later() { t.timer.Reset(quietTime) }
 
 // takeLock is held until this process ends, however it does.
 func takeLock(path string) (*os.File, error) {

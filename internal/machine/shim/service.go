@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -26,7 +25,21 @@ import (
 // service answers the task API. It adds nothing but translation to Server.
 type service struct{ s *Server }
 
-var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+// validID says whether id can be a file's name, and the name of one of our records.
+// It is no regular expression: that would be compiled at each start of a container.
+func validID(id string) bool {
+	for i, c := range []byte(id) {
+		switch {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
+		case i > 0 && (c == '-' || c == '_' || c == '.'):
+		default:
+			return false
+		}
+	}
+	return id != "" && len(id) <= maxID
+}
+
+const maxID = 128
 
 func (s *Server) get(id string) (*container, error) {
 	s.mu.Lock()
@@ -68,10 +81,11 @@ func (s *Server) settle(id string, c *container) {
 	} else {
 		s.all[id] = c
 	}
+	s.trim.later()
 }
 
 func (v service) Create(_ context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	if !validID.MatchString(r.ID) || !filepath.IsAbs(r.Bundle) {
+	if !validID(r.ID) || !filepath.IsAbs(r.Bundle) {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("container %q in %q: %w", r.ID, r.Bundle, errdefs.ErrInvalidArgument))
 	}
 	if len(r.Rootfs) > 0 || r.Checkpoint != "" {
@@ -101,7 +115,7 @@ func (v service) Start(_ context.Context, r *taskapi.StartRequest) (*taskapi.Sta
 }
 
 func (v service) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
-	if !validID.MatchString(r.ExecID) {
+	if !validID(r.ExecID) {
 		return nil, errgrpc.ToGRPC(fmt.Errorf("process %q: %w", r.ExecID, errdefs.ErrInvalidArgument))
 	}
 	c, err := v.s.get(r.ID)

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
+	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -78,6 +80,24 @@ func configOf(id string, s *specs.Spec) (*configs.Config, error) {
 		s.Process.OOMScoreAdj = new(int)
 	}
 	return specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: s})
+}
+
+// shared keeps one copy of the filter of system calls, the largest part of a
+// configuration, which is the same for most containers. libcontainer only reads it.
+type shared struct {
+	mu   sync.Mutex
+	last *configs.Seccomp
+}
+
+func (s *shared) share(c *configs.Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Seccomp != nil && !reflect.DeepEqual(c.Seccomp, s.last) {
+		s.last = c.Seccomp
+	}
+	if c.Seccomp != nil {
+		c.Seccomp = s.last
+	}
 }
 
 // processOf translates what libcontainer takes apart from the container's configuration.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
@@ -352,6 +353,26 @@ func TestExecLeft(t *testing.T) {
 func (w *world) execs(id string) int {
 	dirs, _ := filepath.Glob(filepath.Join(w.runPath(id), execPrefix+"*"))
 	return len(dirs)
+}
+
+// TestEndIsToldFirst: who waited for the end finds it among the events.
+func TestEndIsToldFirst(t *testing.T) {
+	w := newWorld(t)
+	for range 10 {
+		id := w.create("exit", "3")
+		w.must(w.Start(t.Context(), id))
+		w.wait(id)
+		var last string
+		w.must(w.Events(t.Context(), &wherryv1.StreamEventsRequest{Since: timestamppb.New(time.Unix(0, 0)), Until: timestamppb.Now()}, func(ev *wherryv1.Event) error {
+			if ev.Id == id {
+				last = ev.Action
+			}
+			return nil
+		}))
+		if last != "die" {
+			t.Fatalf("the last event of an ended container is %q", last)
+		}
+	}
 }
 
 func TestPause(t *testing.T) {

@@ -65,13 +65,17 @@ func (e *Engine) waitTask(ctx context.Context, c *container) (end, error) {
 // leftovers.
 func (e *Engine) handleEnd(c *container, r *run, how end) {
 	c.op <- struct{}{}
-	how.oom = e.oomKills(c.id) > 0
 	r.stop()
-	e.oom.remove(c.id)
+	kills, told := e.oomKills(c.id), e.oom.remove(c.id)
+	how.oom = kills > 0
 	r.stdio.waitOutput(drainTime)
 	answer := e.conclude(c, how)
 	e.cleanAfterRun(context.WithoutCancel(e.life), c, r)
 	c.logs.closeFile()
+	if kills > told {
+		e.publish(c, "oom", nil)
+	}
+	e.tellEnd(c, how) // before anyone is woken who may look for it
 	c.mu.Lock()
 	c.run = nil
 	c.exits++
@@ -80,7 +84,6 @@ func (e *Engine) handleEnd(c *container, r *run, how end) {
 	r.code = how.code
 	close(r.done)
 	c.unlock()
-	e.tellEnd(c, how)
 	e.follow(c, answer)
 }
 
@@ -155,9 +158,6 @@ func (e *Engine) follow(c *container, a restartAnswer) {
 }
 
 func (e *Engine) tellEnd(c *container, how end) {
-	if how.oom {
-		e.publish(c, "oom", nil)
-	}
 	e.publish(c, "die", map[string]string{"exitCode": strconv.Itoa(how.code)})
 }
 

@@ -58,23 +58,36 @@ func (w *oomWatch) add(c *container, cgroup string, kills int) error {
 	return nil
 }
 
-// remove ends the watch; the kernel may have ended it with the cgroup.
-func (w *oomWatch) remove(id string) {
+// remove ends the watch, which the kernel may have done with the cgroup, and
+// says how many kills were told of.
+func (w *oomWatch) remove(id string) (told int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	mark, ok := w.marks[id]
 	if !ok {
-		return
+		return 0
 	}
+	told = w.by[mark].kills
 	_, _ = unix.InotifyRmWatch(w.fd, uint32(mark)) // see above
 	delete(w.by, mark)
 	delete(w.marks, id)
+	return told
 }
 
-func (w *oomWatch) of(mark int32) *oomState {
+// news returns the container of a watch if count says of more kills than were told of.
+func (w *oomWatch) news(mark int32, count func(id string) int) *container {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.by[mark]
+	s := w.by[mark]
+	if s == nil {
+		return nil
+	}
+	n := count(s.c.id)
+	if n <= s.kills {
+		return nil
+	}
+	s.kills = n
+	return s.c
 }
 
 // watchOOM passes on what oomWatch sees until ctx ends.
@@ -93,22 +106,17 @@ func (e *Engine) watchOOM(ctx context.Context) {
 		}
 		for rest := b[:n]; len(rest) >= unix.SizeofInotifyEvent; {
 			mark, name := int32(binary.NativeEndian.Uint32(rest)), binary.NativeEndian.Uint32(rest[12:])
-			if s := e.oom.of(mark); s != nil {
-				e.lookForOOM(s)
+			if c := e.oom.news(mark, e.oomKills); c != nil {
+				e.tellOOM(c)
 			}
 			rest = rest[min(len(rest), unix.SizeofInotifyEvent+int(name)):]
 		}
 	}
 }
 
-func (e *Engine) lookForOOM(s *oomState) {
-	n := e.oomKills(s.c.id)
-	if n <= s.kills || s.c.running() == nil {
-		return
-	}
-	s.kills = n
-	e.publish(s.c, "oom", nil)
-	if err := s.c.change(func(r *record) { r.State.OomKilled = true }); err != nil {
-		e.log.Error("engine: record lack of memory", "id", s.c.id, "err", err)
+func (e *Engine) tellOOM(c *container) {
+	e.publish(c, "oom", nil)
+	if err := c.change(func(r *record) { r.State.OomKilled = true }); err != nil {
+		e.log.Error("engine: record lack of memory", "id", c.id, "err", err)
 	}
 }

@@ -155,8 +155,11 @@ func (e *Engine) keepLastOutput(c *container) {
 
 // foundEnded does for an end in the past what handleEnd does for one just seen.
 func (e *Engine) foundEnded(c *container, how end) {
-	how.oom = how.oom || e.oomKills(c.id) > 0
+	how.oom = e.oomKills(c.id) > 0
 	e.conclude(c, how)
+	if how.oom {
+		e.publish(c, "oom", nil)
+	}
 	e.tellEnd(c, how)
 }
 

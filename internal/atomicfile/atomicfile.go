@@ -10,6 +10,10 @@
 // the temporary file is gone. A power cut can leave a temporary file behind:
 // its name begins with TempPrefix, and readers of directories skip such names.
 // This order is not safe on vfat (see the facts about the ESP).
+//
+// A full disk must not keep a machine from writing down what it does to make
+// room. Reserve sets space aside at the top of a file system, and Write uses it
+// when there is none left. It is taken back when there is room again.
 package atomicfile
 
 import (
@@ -30,6 +34,20 @@ func IsTemp(name string) bool { return strings.HasPrefix(name, TempPrefix) }
 // Write replaces path by a file that holds data. The permission bits are perm
 // exactly, whatever the umask.
 func Write(path string, data []byte, perm os.FileMode) error {
+	err := replace(path, data, perm)
+	switch {
+	case err == nil:
+		refill(path)
+	case isFull(err):
+		if reserved := writeReserved(path, data, perm); reserved != nil {
+			return fmt.Errorf("%w; %w", err, reserved)
+		}
+		return nil
+	}
+	return err
+}
+
+func replace(path string, data []byte, perm os.FileMode) error {
 	dir := filepath.Dir(path)
 	tmp, err := writeTemp(dir, data, perm)
 	if err != nil {

@@ -14,7 +14,8 @@
 // Failures: state that is there and can't be mounted is left as it is, and the
 // machine runs from memory with a message that says why. A formatting that a
 // power cut ended is recognised by its claim (observe.go) and done again. A file
-// system that could not be grown is used as it is.
+// system that could not be grown is used as it is. A file system that is full is
+// reported (space.go); the machine's own records have space set aside.
 //
 // Unmounting is PID 1's, after everything has stopped.
 package storage
@@ -80,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Storage, error) {
 	if mounted, err := isMount(o.Dir); err != nil {
 		return nil, err
 	} else if mounted {
-		return s, s.adopt()
+		return s, s.adopt(ctx)
 	}
 	p, err := s.settle(ctx)
 	if err != nil {
@@ -94,7 +95,7 @@ func Open(ctx context.Context, o Options) (*Storage, error) {
 	if err == nil && p.Damaged {
 		err = errors.New(p.Why)
 	}
-	return s, s.finish(p, err)
+	return s, s.finish(ctx, p, err)
 }
 
 // settle looks until the state is found or nothing more will come.
@@ -164,9 +165,10 @@ func (s *Storage) apply(p plan) error {
 }
 
 // finish falls back to memory where nothing was mounted, and reports.
-func (s *Storage) finish(p plan, applied error) error {
+func (s *Storage) finish(ctx context.Context, p plan, applied error) error {
 	if s.persistent {
 		s.report(true, fmt.Sprintf("state on %s", s.place.Name))
+		s.watchSpace(ctx)
 		return nil
 	}
 	if err := mountMemory(s.options.Dir); err != nil {
@@ -188,7 +190,7 @@ func (s *Storage) report(ready bool, message string) {
 }
 
 // adopt takes over the mount of a wherryd that died.
-func (s *Storage) adopt() error {
+func (s *Storage) adopt(ctx context.Context) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(s.options.Dir, &fs); err != nil {
 		return fmt.Errorf("look at %s: %w", s.options.Dir, err)
@@ -210,6 +212,7 @@ func (s *Storage) adopt() error {
 		s.place = p
 	}
 	s.report(true, fmt.Sprintf("state on %s", s.place.Name))
+	s.watchSpace(ctx)
 	return nil
 }
 

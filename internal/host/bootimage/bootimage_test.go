@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +83,39 @@ drwx------ 0/0 2026-11-20 00:00 squashfs-root/tmp
 	b, err := os.ReadFile(filepath.Join(dir, "bin/program"))
 	if err != nil || !bytes.Equal(b, bytes.Repeat([]byte("program "), 300_000)) {
 		t.Errorf("the content came out as %d bytes, %v", len(b), err)
+	}
+}
+
+// TestOrdinaryUserPacksTheSame: who builds must not show in the image. It runs
+// the test above again as somebody else.
+func TestOrdinaryUserPacksTheSame(t *testing.T) {
+	needs(t, "unsquashfs")
+	if os.Getuid() != 0 {
+		t.Skip("not root: the test above is this one already")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Neither the folder of `go test` nor t.TempDir can be entered by others.
+	dir, err := os.MkdirTemp("", "wherry-bootimage-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	copied := filepath.Join(dir, "program.test")
+	if err := errors.Join(os.Chmod(dir, 0o777), os.WriteFile(copied, program, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(copied, "-test.run=^TestUnsquashfsAgrees$", "-test.v")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestUnsquashfsAgrees")) {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

@@ -26,10 +26,12 @@ import (
 // measurements behind it.
 var compression = []string{"-comp", "zstd", "-Xcompression-level", "22", "-b", "256K"}
 
-// fixed are the options that make equal trees equal bytes.
+// fixed are the options that make equal trees equal bytes. Everything belongs to
+// root, which for the root directory itself only -all-root brings about: 4.5.1
+// gives it to whoever builds, whatever -root-uid says.
 var fixed = []string{
 	"-tar", "-quiet", "-no-progress", "-no-xattrs", "-reproducible", "-noappend", "-no-exports",
-	"-root-mode", "755", "-root-uid", "0", "-root-gid", "0",
+	"-root-mode", "755", "-all-root",
 }
 
 // keepRoots is how many packed roots stay in the cache.

@@ -6,7 +6,10 @@ cd "$(dirname "$0")/.."
 wherry=build/wherry
 port=${PORT:-8080}
 
-$wherry vm start demo -p "$port:$port"
+if ! $wherry vm start demo -p "$port:$port"; then
+	echo "(with another port on this computer: make run PORT=8081)" >&2
+	exit 1
+fi
 $wherry -m demo rm -f hello >/dev/null 2>&1 || true
 $wherry -m demo run -d --name hello -p "$port:8080" ./examples/hello
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -88,12 +89,24 @@ func (a *app) connect(ctx context.Context, ask login.Asker) (*client.Client, kno
 	if err != nil {
 		return nil, m, err
 	}
-	c, err := login.Connect(ctx, store, m, o)
+	dial, cancel := context.WithCancelCause(ctx)
+	watch := time.AfterFunc(slowAnswer, func() {
+		// A paused machine takes connections and never answers on them.
+		if vm := vmOf(m); vm != nil && vm.Paused(ctx) != nil {
+			cancel(qemu.ErrPaused)
+		}
+	})
+	c, err := login.Connect(dial, store, m, o)
+	watch.Stop()
 	if err != nil {
+		cancel(nil)
 		err = explainVM(ctx, m, err)
 	}
 	return c, m, err
 }
+
+// slowAnswer is when it is time to ask why a machine does not answer.
+const slowAnswer = 2 * time.Second
 
 // explainVM adds what is known of a virtual machine that does not answer.
 func explainVM(ctx context.Context, m known.Machine, err error) error {

@@ -127,6 +127,9 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 			return err
 		}
 	}
+	if now := qemu.ImageID(info.Settings.Image); now != "" && info.Run.ImageID != "" && now != info.Run.ImageID {
+		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
+	}
 	var late []string
 	for _, name := range []string{"image", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {

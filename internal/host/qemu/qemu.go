@@ -24,6 +24,7 @@
 package qemu
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,8 +76,20 @@ type Run struct {
 	Accelerator  string    `json:"accelerator"`
 	// ConsoleOffset is where in console.log this run begins.
 	ConsoleOffset int64 `json:"consoleOffset"`
+	// ImageID tells what it booted; empty for an image without a manifest.
+	ImageID string `json:"imageID,omitempty"`
 	// Ready is zero until the machine was ready.
 	Ready Ready `json:"ready,omitzero"`
+}
+
+// ImageID tells an image from another that was built later in its place: by its
+// manifest, which holds the checksums. It is empty where there is none.
+func ImageID(dir string) string {
+	data, err := os.ReadFile(filepath.Join(dir, "manifest.json"))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(data))
 }
 
 // Store is the directory that holds the machines.

@@ -127,7 +127,7 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 	if err != nil {
 		return Run{}, fmt.Errorf("start QEMU for machine %s: %w", vm.name, err)
 	}
-	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset}
+	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset, ImageID: ImageID(s.Image)}
 	if err := vm.writeJSON("run.json", run); err != nil {
 		return Run{}, errors.Join(err, killProcess(pid, start))
 	}

@@ -29,8 +29,11 @@ type container struct {
 	cgroup   string // its directory
 	ownPids  bool   // a PID namespace of its own: the end of the first process is the end of all
 
+	freezing sync.RWMutex // held for reading while a process starts: a frozen one would never be done
+
 	mu     sync.Mutex
 	paused bool
+	absent bool // was destroyed
 	gone   bool // is being destroyed
 	execs  map[string]*task
 }
@@ -87,9 +90,6 @@ func (s *Server) create(id, bundle string, io names) (_ *container, err error) {
 	if err == nil {
 		c.init = newTask(id, "", s.recordPath(id, ""), rec, pipes)
 		err = c.init.launch(c.lc, p, c.killRest)
-	}
-	if err == nil {
-		err = c.init.save(func(r *record) { r.Stage = stageReady })
 	}
 	if err != nil {
 		c.abort()
@@ -196,7 +196,7 @@ func (t *task) adoptChild(p *libcontainer.Process, console *os.File, after func(
 	t.mu.Lock()
 	t.pid, t.hold = pid, h
 	t.mu.Unlock()
-	err = t.save(func(r *record) { r.Pid, r.Start = pid, startTime(pid) })
+	err = t.save(func(r *record) { r.Stage, r.Pid, r.Start = stageReady, pid, startTime(pid) })
 	go t.watch(h, p, after)
 	return err
 }

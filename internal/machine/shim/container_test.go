@@ -139,11 +139,18 @@ func TestStates(t *testing.T) {
 	if s := b.state(); s.Status != tasktypes.Status_PAUSED {
 		t.Errorf("after pause: %v", s)
 	}
+	x, err := b.addExec("x", false, "/toybox", "true")
+	w.must(err)
+	if err := x.start(); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("an exec in a paused one: %v", err)
+	}
 	_, err = w.api.Resume(w.ctx(), &taskapi.ResumeRequest{ID: id})
 	w.must(err)
 	if s := b.state(); s.Status != tasktypes.Status_RUNNING {
 		t.Errorf("after resume: %v", s)
 	}
+	w.must(x.start())
+	x.wait()
 	p, err := w.api.Pids(w.ctx(), &taskapi.PidsRequest{ID: id})
 	w.must(err)
 	if len(p.Processes) != 1 || p.Processes[0].Pid != b.state().Pid {

@@ -124,6 +124,12 @@ func (c *container) startExec(t *task) error {
 		t.end(exit{Code: unknownExit, At: time.Now()})
 		return fmt.Errorf("container %s has ended: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
+	c.freezing.RLock()
+	defer c.freezing.RUnlock()
+	if c.isPaused() {
+		t.plan = p
+		return fmt.Errorf("container %s is paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
 	if err := t.launch(c.lc, p, func() {}); err != nil {
 		t.end(exit{Code: unknownExit, At: time.Now()})
 		return err
@@ -154,9 +160,9 @@ func (c *container) pause(on bool) error {
 	if c.init.ended() {
 		return fmt.Errorf("container %s has ended: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.paused == on {
+	c.freezing.Lock()
+	defer c.freezing.Unlock()
+	if c.isPaused() == on {
 		return nil
 	}
 	change := c.lc.Resume
@@ -166,8 +172,16 @@ func (c *container) pause(on bool) error {
 	if err := change(); err != nil {
 		return err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.paused = on
 	return nil
+}
+
+func (c *container) isPaused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.paused
 }
 
 func (t *task) resize(columns, rows uint32) error {
@@ -209,8 +223,11 @@ func (s *Server) remove(c *container, t *task) error {
 
 func (c *container) removeExec(t *task) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.execs[t.exec] != t { // was removed; its name may be another's by now
+		return nil
+	}
 	delete(c.execs, t.exec)
-	c.mu.Unlock()
 	t.release()
 	return ignoreMissing(os.Remove(t.path))
 }
@@ -226,7 +243,11 @@ func ignoreMissing(err error) error {
 func (s *Server) destroy(c *container) error {
 	c.mu.Lock()
 	c.gone = true // no new execs
+	absent := c.absent
 	c.mu.Unlock()
+	if absent { // by another call; its name may be another's by now
+		return fmt.Errorf("container %s: %w", c.id, errdefs.ErrNotFound)
+	}
 	c.killAll()
 	for _, t := range c.execTasks() {
 		if p, _, _ := t.view(); p == running {
@@ -241,6 +262,9 @@ func (s *Server) destroy(c *container) error {
 		return err
 	}
 	c.init.release()
+	c.mu.Lock()
+	c.absent = true
+	c.mu.Unlock()
 	s.settle(c.id, nil)
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 
 	"wherry.example/wherry/internal/machine"
 	"wherry.example/wherry/internal/machine/observe"
+	"wherry.example/wherry/internal/scavenge"
 	"wherry.example/wherry/internal/version"
 )
 
@@ -31,6 +32,7 @@ func run() error {
 	debug.SetGCPercent(50)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	go scavenge.AtRest(ctx)
 	ring := observe.NewLog()
 	log := slog.New(ring.Handler(slog.LevelInfo, os.Stderr))
 	return machine.Run(ctx, machine.Options{Version: version.Version, Log: log, Ring: ring})

@@ -38,7 +38,7 @@ type line struct {
 // Log is wherryd's log. It is safe for concurrent use.
 type Log struct {
 	mu      sync.Mutex
-	lines   []line // a ring: the line with number n is at n % maxLines
+	lines   []line // a ring that grows to maxLines: the line with number n is at n % maxLines
 	first   uint64 // number of the oldest line kept
 	next    uint64 // number of the line that comes next
 	bytes   int
@@ -47,7 +47,7 @@ type Log struct {
 
 // NewLog returns a log with nothing in it.
 func NewLog() *Log {
-	return &Log{lines: make([]line, maxLines), changed: make(chan struct{})}
+	return &Log{changed: make(chan struct{})}
 }
 
 // Handler returns a handler that writes to the log from level on, and to the
@@ -83,7 +83,11 @@ func (l *Log) add(at time.Time, text string) {
 	for l.next-l.first >= maxLines || (l.next > l.first && l.bytes+len(text) > maxBytes) {
 		l.dropOldestLocked()
 	}
-	l.lines[l.next%maxLines] = line{at, text}
+	slot := int(l.next % maxLines)
+	if slot == len(l.lines) {
+		l.lines = append(l.lines, line{})
+	}
+	l.lines[slot] = line{at, text}
 	l.next++
 	l.bytes += len(text)
 	close(l.changed)

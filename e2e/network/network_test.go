@@ -167,9 +167,9 @@ func (h *harbour) doesNotReach(t *testing.T, container, url string) {
 }
 
 // refused is what a container is told at once that may not reach something.
-func (h *harbour) refused(t *testing.T, container, url string) {
+func (h *harbour) refused(t *testing.T, container, url, why string) {
 	t.Helper()
-	if r := h.in(container, "get", url); r.Code == 0 || !strings.Contains(r.Stderr, "connection refused") {
+	if r := h.in(container, "get", url); r.Code == 0 || !strings.Contains(r.Stderr, why) {
 		t.Errorf("%s gets %s: %+v", container, url, r)
 	}
 }
@@ -264,10 +264,10 @@ func (h *harbour) isolation(t *testing.T, outside string) {
 		t.Errorf("another network's name: %+v", r)
 	}
 	for _, url := range []string{"http://" + v4, "http://[" + v6 + "]"} {
-		h.refused(t, "back", url)
-		h.refused(t, "inner", url)
+		h.refused(t, "back", url, "connection refused")
+		h.refused(t, "inner", url, "network is unreachable") // there is no route out
 	}
-	h.refused(t, "inner", "http://10.0.2.2:"+outside)
+	h.refused(t, "inner", "http://10.0.2.2:"+outside, "network is unreachable")
 	h.doesNotReach(t, "front", "http://"+ownIPv4+":8081") // published on loopback only
 }
 

@@ -91,6 +91,7 @@ func TestProblems(t *testing.T) {
 		{"long duration", "containers: {stopTimeout: 2h}", "is longer than"},
 		{"host name", "name: my_machine", `"my_machine" is not a host name`},
 		{"long host name", "name: " + strings.Repeat("a", 65), "is longer than 64 letters"},
+		{"long part of a host name", "name: " + strings.Repeat("a", 64), "is not a host name"},
 		{"hyphen", "name: -a", "is not a host name"},
 		{"match", "network: {interfaces: [{match: '[a'}]}", "network.interfaces[0].match"},
 		{"no match", "network: {interfaces: [{mtu: 1500}]}", "network.interfaces[0].match"},
@@ -128,6 +129,8 @@ func TestProblems(t *testing.T) {
 		{"sysctl of ours", "sysctls: {kernel.modprobe: /bin/sh}", "cannot be set: the kernel's calls for modules"},
 		{"sysctl list", "sysctls: {vm.swappiness: [1]}", `sysctls["vm.swappiness"]: expected text or a whole number, found a list`},
 		{"module path", "modules: [../evil]", "is not the name of a kernel module"},
+		{"long module", "modules: [" + strings.Repeat("a", 65) + "]", "is not the name of a kernel module"},
+		{"long container", "systemContainers: [{image: b, name: " + strings.Repeat("a", 129) + "}]", "is not a container name"},
 		{"container", "systemContainers: [{image: 'UPPER/x'}, {name: a, image: b, env: [x]}, {name: a, image: b}]", "systemContainers[0].name: is missing"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -53,7 +53,10 @@ func validate(m *Machine, add func(Problem)) {
 	validateModules(c.at("modules"), m.Modules)
 }
 
-var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+// The patterns of this package have no bounds on lengths, which are checked
+// beside: a counted repetition is compiled into as many copies, tens of kilobytes of
+// a machine's memory.
+var hostLabel = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
 
 // maxHostName is the kernel's bound.
 const maxHostName = 64
@@ -79,7 +82,7 @@ func isDomain(name string) bool {
 		return false
 	}
 	for label := range strings.SplitSeq(name, ".") {
-		if !hostLabel.MatchString(label) {
+		if len(label) > 63 || !hostLabel.MatchString(label) {
 			return false
 		}
 	}
@@ -170,7 +173,7 @@ func within(p, dir string) bool {
 	return dir == "/" || p == dir || strings.HasPrefix(p, dir+"/")
 }
 
-var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 
 func validateSystemContainers(c check, list []SystemContainer) {
 	seen := map[string]bool{}
@@ -179,7 +182,7 @@ func validateSystemContainers(c check, list []SystemContainer) {
 		switch {
 		case s.Name == "":
 			at.at("name").errorf("is missing")
-		case !containerName.MatchString(s.Name):
+		case len(s.Name) > 128 || !containerName.MatchString(s.Name):
 			at.at("name").errorf("%s is not a container name: letters, digits, '_', '.' and '-', beginning with a letter or digit", shorten(s.Name))
 		case seen[s.Name]:
 			at.at("name").errorf("%s is the name of another system container", shorten(s.Name))
@@ -240,11 +243,11 @@ func validateSysctls(c check, sysctls map[string]string) {
 	}
 }
 
-var moduleName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$`)
+var moduleName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
 
 func validateModules(c check, modules []string) {
 	for i, m := range modules {
-		if !moduleName.MatchString(m) {
+		if len(m) > 64 || !moduleName.MatchString(m) {
 			c.index(i).errorf("%s is not the name of a kernel module (parameters and paths are not supported)", shorten(m))
 		}
 	}

@@ -53,8 +53,13 @@ const (
 // firstProject leaves the small numbers to others.
 const firstProject = 1000
 
-// nameRE is docker's.
-var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
+// nameRE and maxName are docker's. The bound is not in the pattern, which would
+// take 40 kB for it.
+var nameRE = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+const maxName = 128
+
+func isName(s string) bool { return len(s) <= maxName && nameRE.MatchString(s) }
 
 // Options of Open.
 type Options struct {
@@ -104,7 +109,7 @@ func Open(o Options) (*Volumes, error) {
 	var leftovers []string
 	for _, e := range entries {
 		switch {
-		case nameRE.MatchString(e.Name()) && e.IsDir():
+		case isName(e.Name()) && e.IsDir():
 			v.records[e.Name()] = v.load(e.Name())
 		case e.IsDir() && strings.HasPrefix(e.Name(), "."), atomicfile.IsTemp(e.Name()):
 			leftovers = append(leftovers, v.path(e.Name()))
@@ -250,7 +255,7 @@ func invalid(format string, args ...any) error {
 
 // createLocked makes a volume aside and renames it into place.
 func (v *Volumes) createLocked(name string, r record) error {
-	if !nameRE.MatchString(name) {
+	if !isName(name) {
 		return invalid("volume name %.150q: use 2 to 128 letters, digits, dots, dashes and underscores, a letter or digit first", name)
 	}
 	if len(v.records) >= maxVolumes {

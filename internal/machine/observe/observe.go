@@ -57,8 +57,7 @@ func (l *Log) Handler(level slog.Leveler, console io.Writer) slog.Handler {
 	if console == nil {
 		return ring
 	}
-	return slog.NewMultiHandler(ring,
-		slog.NewTextHandler(console, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
+	return slog.NewMultiHandler(ring, newConsoleHandler(console))
 }
 
 // withoutTime leaves the time out of the text: each line carries it beside.

@@ -1,8 +1,8 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package chaos promises that wherryd can die at any moment: killed twenty
-// times while containers run, end, and are created, started, stopped and
+// Package chaos promises that wherryd, and the shim that holds the containers, can
+// die at any moment, alone and together: killed twenty times while containers run, end, and are created, started, stopped and
 // removed, it loses none, doubles none, forgets no exit, and leaves nothing
 // behind.
 //
@@ -40,7 +40,7 @@ type rig struct {
 	image string
 }
 
-func TestKillsOfWherryd(t *testing.T) {
+func TestKills(t *testing.T) {
 	seed := seed(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	r, u := fixture.NewRegistry(t), vmtest.NewUser(t)
@@ -66,7 +66,10 @@ func TestKillsOfWherryd(t *testing.T) {
 		// One that ends by itself, perhaps while nobody is there to see it.
 		g.start(fmt.Sprintf("ender%d", i), "", "sleep", fmt.Sprintf("%.1f", random.Float64()*3), "7")
 		time.Sleep(time.Duration(random.IntN(2000)) * time.Millisecond)
-		m.KillDaemon()
+		// Each alone and both, in either order.
+		for _, kill := range [][]func(){{m.KillDaemon}, {m.KillShim}, {m.KillShim, m.KillDaemon}, {m.KillDaemon, m.KillShim}}[i%4] {
+			kill()
+		}
 		g.AwaitAPI(time.Minute)
 		g.compareKeepers(kept)
 	}

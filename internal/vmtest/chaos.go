@@ -11,26 +11,38 @@ import (
 	"time"
 )
 
-// ChaosCmdline lets KillDaemon do its work.
+// ChaosCmdline lets KillDaemon and KillShim do their work.
 const ChaosCmdline = "wherry.chaos=console"
 
-var killedLine = regexp.MustCompile(`chaos (killed wherryd \d+|found no wherryd)`)
+var killedLine = regexp.MustCompile(`chaos (killed wherry(d|-shim) \d+|found no wherry)`)
 
 // KillDaemon ends wherryd by SIGKILL, as a crash would, and returns when that
 // is done; PID 1 starts it again. The machine needs ChaosCmdline.
 func (m *Machine) KillDaemon() {
 	m.t.Helper()
+	m.kill("wherryd")
+}
+
+// KillShim ends the process that holds the containers by SIGKILL, as a crash
+// would; wherryd starts it again. The machine needs ChaosCmdline.
+func (m *Machine) KillShim() {
+	m.t.Helper()
+	m.kill("wherry-shim")
+}
+
+func (m *Machine) kill(program string) {
+	m.t.Helper()
 	ctx, cancel := context.WithCancel(m.t.Context())
 	defer cancel()
 	before := len(killedLine.FindAllString(m.Console(), -1))
 	attached := make(chan error, 1)
-	go func() { attached <- m.vm.Attach(ctx, strings.NewReader("kill wherryd\n"), io.Discard) }()
+	go func() { attached <- m.vm.Attach(ctx, strings.NewReader("kill "+program+"\n"), io.Discard) }()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if len(killedLine.FindAllString(m.Console(), -1)) > before {
 			break
 		}
 		if time.Now().After(deadline) {
-			m.t.Fatal("the machine does not say that wherryd was killed")
+			m.t.Fatalf("the machine does not say that %s was killed", program)
 		}
 	}
 	cancel()

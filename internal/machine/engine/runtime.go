@@ -59,6 +59,9 @@ func (e *Engine) killTask(ctx context.Context, c *container) {
 // startError gives the error of a start docker's exit code. libcontainer says
 // what it met in words alone.
 func startError(err error) error {
+	if errors.Is(err, tasks.ErrLost) {
+		return &Error{Kind: KindUnavailable, ExitCode: 125, Err: fmt.Errorf("%w; please try again", err)}
+	}
 	text := err.Error()
 	// The interesting part comes last.
 	if i := strings.LastIndex(text, "exec: "); i >= 0 {

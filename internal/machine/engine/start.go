@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/machine/engine/tasks"
 )
 
 // run is a running task.
@@ -79,6 +81,9 @@ func (e *Engine) start(ctx context.Context, c *container, byUser bool) error {
 	// that hangs must not hold its slot for ever.
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
 	err := e.startLocked(limited, c)
+	if errors.Is(err, tasks.ErrLost) { // what was begun is taken back: the next shim can do it
+		err = e.startLocked(limited, c)
+	}
 	cancel()
 	<-e.slots
 	if err != nil {

@@ -8,18 +8,24 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/linux/process"
 	"wherry.example/wherry/internal/machine/supervise"
 )
 
-// killCommand is the line that kills wherryd.
-const killCommand = "kill wherryd"
+// The lines that kill, and the program of the shim.
+const (
+	killDaemon  = "kill wherryd"
+	killShim    = "kill wherry-shim"
+	shimCommand = "/bin/wherry-shim serve "
+)
 
-// chaos is how tests kill wherryd at moments of their choice: with
-// wherry.chaos=console on the kernel's command line, the line "kill wherryd"
-// on the console's input does it, by SIGKILL. Who can set a machine's command
+// chaos is how tests kill wherryd and the shim at moments of their choice: with
+// wherry.chaos=console on the kernel's command line, the lines "kill wherryd" and
+// "kill wherry-shim" on the console's input do it, by SIGKILL. Who can set a machine's command
 // line and type on its console owns the machine anyway; without the flag
 // nothing reads the console.
 func (m *machine) chaos() error {
@@ -28,21 +34,34 @@ func (m *machine) chaos() error {
 		return err
 	}
 	defer console.Close()
-	return eachKill(console, func() {
-		c := m.daemon.Load()
-		if c == nil || c.Signal(unix.SIGKILL) != nil {
-			m.notice("chaos found no wherryd to kill")
-			return
-		}
-		m.notice("chaos killed wherryd %d", c.Pid())
-	})
+	return eachKill(console, map[string]func(){killDaemon: m.killDaemon, killShim: m.killShim})
 }
 
-// eachKill calls kill for each line that asks for it, until the input ends.
-func eachKill(in io.Reader, kill func()) error {
+func (m *machine) killDaemon() {
+	c := m.daemon.Load()
+	if c == nil || c.Signal(unix.SIGKILL) != nil {
+		m.notice("chaos found no wherryd to kill")
+		return
+	}
+	m.notice("chaos killed wherryd %d", c.Pid())
+}
+
+func (m *machine) killShim() {
+	for _, pid := range process.Alive() {
+		s, err := process.ReadStat(pid)
+		if err == nil && strings.HasPrefix(s.Command, shimCommand) && unix.Kill(pid, unix.SIGKILL) == nil {
+			m.notice("chaos killed wherry-shim %d", pid)
+			return
+		}
+	}
+	m.notice("chaos found no wherry-shim to kill")
+}
+
+// eachKill calls what each line asks for, until the input ends.
+func eachKill(in io.Reader, kills map[string]func()) error {
 	s := bufio.NewScanner(in)
 	for s.Scan() {
-		if s.Text() == killCommand {
+		if kill := kills[s.Text()]; kill != nil {
 			kill()
 		}
 	}

@@ -17,7 +17,7 @@ func TestEachKill(t *testing.T) {
 		"x kill wherryd\n kill wherryd\nkill": 0,
 	} {
 		got := 0
-		if err := eachKill(strings.NewReader(input), func() { got++ }); err != nil {
+		if err := eachKill(strings.NewReader(input), map[string]func(){killDaemon: func() { got++ }}); err != nil {
 			t.Errorf("%q: %v", input, err)
 		}
 		if got != want {

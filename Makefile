@@ -13,7 +13,9 @@ export CGO_ENABLED ?= 0
 run: setup-run build
 	tools/run.sh
 
+# After `make clean` the machine may still run: then the tool is built once more.
 stop:
+	@if [ ! -x build/wherry ] && [ -d "$${XDG_STATE_HOME:-$$HOME/.local/state}/wherry/vm/demo" ]; then $(MAKE) -s host; fi
 	@if [ -x build/wherry ]; then build/wherry vm stop demo; else echo "nothing was built, so nothing runs"; fi
 
 # Everything that must pass: house rules and unit tests, then the VM tests.

@@ -34,8 +34,8 @@ func newContainerCommand(a *app) *cobra.Command {
 	prune := &cobra.Command{Use: "prune", Short: "Remove containers that have ended or never ran", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).PruneContainers(cmd.Context()) }}
 	prune.Flags().BoolP("force", "f", false, "accepted for docker's sake: nothing is asked")
-	root.AddCommand(newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a), newKillCommand(a), newRemoveCommand(a), list,
-		newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newWaitCommand(a), inspect, newStatsCommand(a), newCopyCommand(a), newPortCommand(a), prune)
+	root.AddCommand(newRunCommand(a), newCreateCommand(a), newStartCommand(a), newStopCommand(a), newRestartCommand(a), newKillCommand(a), newPauseCommand(a), newUnpauseCommand(a), newRemoveCommand(a), list,
+		newLogsCommand(a), newExecCommand(a), newAttachCommand(a), newWaitCommand(a), newTopCommand(a), inspect, newStatsCommand(a), newCopyCommand(a), newPortCommand(a), prune)
 	return root
 }
 

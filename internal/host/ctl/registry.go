@@ -94,7 +94,7 @@ func (c *CLI) Login(ctx context.Context, registry, user, password string, passwo
 	if err != nil {
 		return err
 	}
-	c.notef("kept in %s (readable by you alone, not encrypted)", path)
+	c.notef("kept in %s (readable by you alone, not encrypted); the next pull shows whether they are right", path)
 	return nil
 }
 

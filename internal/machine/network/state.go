@@ -208,7 +208,7 @@ func (n *Network) summary(s State) string {
 	for _, l := range s.Links {
 		switch {
 		case !l.Up:
-			parts = append(parts, l.Name+": no carrier")
+			parts = append(parts, l.Name+": no signal, is the cable in?")
 		case len(l.Addresses) == 0:
 			parts = append(parts, l.Name+": waits for an address"+n.because(l.Name))
 		default:

@@ -191,7 +191,7 @@ func (c *Clock) raise() {
 	if !now.Before(floor) {
 		return
 	}
-	c.o.Log.Warn("the hardware clock is wrong", "says", now.UTC(), "set to", floor.UTC())
+	c.o.Log.Warn("the hardware clock is wrong", "says", now.UTC().Format(time.DateTime), "set to", floor.UTC().Format(time.DateTime))
 	if err := c.o.Kernel.Step(floor.Sub(now)); err != nil {
 		c.o.Log.Warn("set the clock", "error", err)
 	}

@@ -28,7 +28,7 @@ const (
 	idleContainers = 10 // idle containers for the memory of one
 	// commonCmdline keeps per-CPU page lists small, else memory readings of equal boots differ by 7 MB. The rest
 	// is what Wherry's images boot with; the peers get it too, so that only the systems differ.
-	commonCmdline = "no_timer_check cryptomgr.notests sysctl.vm.percpu_pagelist_high_fraction=10000 panic=5 random.trust_cpu=on"
+	commonCmdline = "no_timer_check cryptomgr.notests percpu_alloc=page sysctl.vm.percpu_pagelist_high_fraction=10000 panic=5 random.trust_cpu=on"
 )
 
 // figures are what is measured of a system. Zero means not measured.

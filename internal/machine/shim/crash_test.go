@@ -116,6 +116,27 @@ func TestOutputOutlivesTheShim(t *testing.T) {
 	}
 }
 
+// TestWriterOutlivesEverybody: neither a shim nor a reader is there, and the
+// container goes on writing without being ended for it.
+func TestWriterOutlivesEverybody(t *testing.T) {
+	w := newWorld(t)
+	id := w.newID()
+	b, err := w.create(w.spec(id, "tick", "10"), id)
+	w.must(err)
+	w.must(b.start())
+	w.killShim()
+	time.Sleep(300 * time.Millisecond)
+	w.boot()
+	if s := b.state(); s.Status != tasktypes.Status_RUNNING {
+		t.Fatalf("it is %v", s)
+	}
+	b.open()
+	b.untilOutput("tick 1\n") // nothing of it is lost
+	w.must(b.kill(unix.SIGKILL, false))
+	b.wait()
+	w.must(b.delete())
+}
+
 // TestLostRecord: without PID 1's word the code is 255, and it does not take for ever.
 func TestLostRecord(t *testing.T) {
 	w := newWorld(t)

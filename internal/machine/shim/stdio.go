@@ -116,10 +116,13 @@ func (p *pipes) close() {
 type stdio [3]*os.File
 
 // open opens the process's ends. It does not block, because our ends are
-// open, and it means the same FIFOs whatever has become of their names.
+// open, and it means the same FIFOs whatever has become of their names. A process
+// gets its output for reading too: so the FIFO has a reader as long as the process
+// lives, and when this process and wherryd both die it waits for the next reader
+// instead of being ended by SIGPIPE.
 func (p *pipes) open() (s stdio, err error) {
 	for i, fd := range p.fds() {
-		flags := unix.O_WRONLY
+		flags := unix.O_RDWR
 		if i == 0 {
 			flags = unix.O_RDONLY
 		}

@@ -484,7 +484,7 @@ func TestMany(t *testing.T) {
 		t.Skip("takes a while")
 	}
 	w := newWorld(t)
-	n := 50
+	n := 200 // a normal load
 	if v, err := strconv.Atoi(os.Getenv("WHERRY_ENGINE_MANY")); err == nil {
 		n = v
 	}
@@ -518,7 +518,11 @@ func TestMany(t *testing.T) {
 		t.Errorf("%d containers are listed: %v", len(list), err)
 	}
 	lap("list")
+	asked := time.Now()
 	w.must(w.Stats(t.Context(), nil, true, func(s *wherryv1.StatsSample) error {
+		if d := time.Since(asked); d > 3*time.Second {
+			t.Errorf("statistics took %v", d)
+		}
 		if len(s.Stats) != n {
 			t.Errorf("statistics of %d containers", len(s.Stats))
 		}

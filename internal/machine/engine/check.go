@@ -31,12 +31,17 @@ const (
 )
 
 var (
-	hostnamePattern = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,62})(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,62}))*$`)
+	hostnamePattern = pattern{regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]*(\.[a-zA-Z0-9][a-zA-Z0-9-]*)*$`), 253}
 	sysctlPattern   = regexp.MustCompile(`^[a-z0-9_]+([./][a-zA-Z0-9_-]+)+$`)
 	cpusetPattern   = regexp.MustCompile(`^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$`)
-	volumePattern   = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
-	tmpfsOption     = regexp.MustCompile(`^(noexec|exec|nosuid|suid|nodev|ro|rw|noatime|mode=[0-7]{3,4}|uid=[0-9]{1,10}|gid=[0-9]{1,10}|size=[0-9]{1,15}[kmgKMG]?|nr_inodes=[0-9]{1,12})$`)
+	volumePattern   = pattern{regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`), 128}
+	tmpfsOption     = pattern{regexp.MustCompile(`^(noexec|exec|nosuid|suid|nodev|ro|rw|noatime|mode=[0-7]?[0-7][0-7][0-7]|uid=[0-9]+|gid=[0-9]+|size=[0-9]+[kmgKMG]?|nr_inodes=[0-9]+)$`), 24}
 )
+
+// isHostname says whether s is a DNS name: labels of at most 63 bytes.
+func isHostname(s string) bool {
+	return hostnamePattern.MatchString(s) && !slices.ContainsFunc(strings.Split(s, "."), func(label string) bool { return len(label) > 63 })
+}
 
 // checkSpec refuses what can never work, before anything is made. It looks at
 // the request alone; what depends on the image is checked when it is filled in.
@@ -150,7 +155,7 @@ func checkLabels(s *wherryv1.ContainerSpec) error {
 
 func checkNames(s *wherryv1.ContainerSpec) error {
 	for what, h := range map[string]string{"hostname": s.Hostname, "domain name": s.Domainname} {
-		if h != "" && (len(h) > 253 || !hostnamePattern.MatchString(h)) {
+		if h != "" && !isHostname(h) {
 			return fmt.Errorf("%s %.100q is not a host name", what, h)
 		}
 	}
@@ -168,7 +173,7 @@ func checkNames(s *wherryv1.ContainerSpec) error {
 		}
 	}
 	for _, d := range s.DnsSearch {
-		if d != "." && (len(d) > 253 || !hostnamePattern.MatchString(strings.TrimSuffix(d, "."))) {
+		if d != "." && !isHostname(strings.TrimSuffix(d, ".")) {
 			return fmt.Errorf("DNS search domain %.100q is not a domain", d)
 		}
 	}
@@ -182,7 +187,7 @@ func checkNames(s *wherryv1.ContainerSpec) error {
 // splitExtraHost reads name:address or name=address; the address may be IPv6, in brackets or not.
 func splitExtraHost(h string) (name string, addr netip.Addr, err error) {
 	i := strings.IndexAny(h, ":=")
-	if i <= 0 || !hostnamePattern.MatchString(h[:i]) {
+	if i <= 0 || !isHostname(h[:i]) {
 		return "", addr, fmt.Errorf("extra host %.100q is not name:address", h)
 	}
 	addr, err = netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(h[i+1:], "["), "]"))

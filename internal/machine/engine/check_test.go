@@ -105,6 +105,32 @@ func TestParseSignal(t *testing.T) {
 	}
 }
 
+func TestPatterns(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	for _, c := range []struct {
+		what string
+		ok   func(string) bool
+		good []string
+		bad  []string
+	}{
+		{"host name", isHostname, []string{"a", "a-1.b", long, long + "." + long + "." + long + "." + long[:61]}, []string{"", "-a", "a..b", "a.", long + "a", long + "." + long + "." + long + "." + long, "a_b"}},
+		{"container name", namePattern.MatchString, []string{"ab", "a_b.c-d", long + long + "ab"}, []string{"", "a", "_a", "a/b", long + long + "abc"}},
+		{"volume name", volumePattern.MatchString, []string{"a", long + long + "ab"}, []string{"", ".a", long + long + "abc"}},
+		{"tmpfs option", tmpfsOption.MatchString, []string{"mode=700", "mode=1777", "size=64m", "uid=1000", "ro"}, []string{"mode=77", "mode=17777", "mode=9", "size=m", "uid=" + long, "ro,exec", "dev"}},
+	} {
+		for _, s := range c.good {
+			if !c.ok(s) {
+				t.Errorf("%s %q is refused", c.what, s)
+			}
+		}
+		for _, s := range c.bad {
+			if c.ok(s) {
+				t.Errorf("%s %q is taken", c.what, s)
+			}
+		}
+	}
+}
+
 func TestStartError(t *testing.T) {
 	for text, code := range map[string]int{
 		`unable to start container process: error during container init: exec: "nope": executable file not found in $PATH`: 127,

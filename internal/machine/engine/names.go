@@ -12,7 +12,17 @@ import (
 )
 
 // namePattern is docker's.
-var namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
+var namePattern = pattern{regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`), 128}
+
+// pattern is an expression with a bound beside it: counted repetitions in the
+// expression are unrolled, and cost memory for as long as the machine runs.
+type pattern struct {
+	expression *regexp.Regexp
+	max        int // bytes
+}
+
+// MatchString says whether all of s fits.
+func (p pattern) MatchString(s string) bool { return len(s) <= p.max && p.expression.MatchString(s) }
 
 func newID() string {
 	var b [32]byte

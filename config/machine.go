@@ -34,6 +34,8 @@ type Machine struct {
 	Network Network `yaml:"network,omitempty" json:"network,omitzero"`
 	// Time is where the clock is set from.
 	Time Time `yaml:"time,omitempty" json:"time,omitzero"`
+	// Storage is what lies on the state disk.
+	Storage Storage `yaml:"storage,omitempty" json:"storage,omitzero"`
 	// Registries is how image registries are reached, where it differs from HTTPS with public authorities.
 	Registries []Registry `yaml:"registries,omitempty" json:"registries,omitempty"`
 	// Containers are settings of the engine.
@@ -113,6 +115,13 @@ type Route struct {
 type Time struct {
 	// Servers are SNTP servers; empty: those from DHCP, else the pool of Debian.
 	Servers []string `yaml:"servers,omitempty" json:"servers,omitempty"`
+}
+
+// Storage is what lies on the state disk.
+type Storage struct {
+	// OSImage is where the OS is read from while it runs: "memory", "disk" (a copy on the state disk, of which every
+	// block is checked when it is read) or "auto" (default): on the disk where the machine has less than 1 GiB of memory.
+	OSImage string `yaml:"osImage,omitempty" json:"osImage,omitempty"`
 }
 
 // Registry is how one registry is reached.

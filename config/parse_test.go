@@ -103,6 +103,7 @@ func TestProblems(t *testing.T) {
 		{"gateway family", "network: {interfaces: [{match: eth0, gateway: 'fe80::1'}]}", "is not the IPv4 address of a gateway"},
 		{"gateway alone", "network: {interfaces: [{match: eth0, dhcp: false, gateway: 10.0.0.1}]}", "there is no IPv4 address to reach it from"},
 		{"ipv6 word", "network: {interfaces: [{match: eth0, ipv6: dhcp}]}", `"dhcp" is not auto, off or static`},
+		{"place of the OS image", "storage: {osImage: cloud}", `"cloud" is no place for the OS image: auto, memory or disk`},
 		{"ipv6 off with address", "network: {interfaces: [{match: eth0, ipv6: \"off\", addresses: ['2001:db8::1/64']}]}", "is off, and there is an IPv6 address"},
 		{"route", "network: {interfaces: [{match: eth0, routes: [{to: 10.0.0.1/8, via: 'fe80::1', metric: -1}]}]}", "write 10.0.0.0/8\nline 3: network.interfaces[0].routes[0].via: fe80::1 is not of the same family as 10.0.0.1/8\nline 3: network.interfaces[0].routes[0].metric: -1 is negative"},
 		{"mtu", "network: {interfaces: [{match: eth0, mtu: 100}]}", "100 is not between 576 and 65535"},

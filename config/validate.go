@@ -46,11 +46,20 @@ func validate(m *Machine, add func(Problem)) {
 	validateKeys(c.at("access").at("keys"), m.Access.Keys)
 	validateNetwork(c.at("network"), m.Network)
 	validateTime(c.at("time").at("servers"), m.Time.Servers)
+	validateStorage(c.at("storage"), m.Storage)
 	validateRegistries(c.at("registries"), m.Registries)
 	validateContainers(c.at("containers"), m.Containers)
 	validateSystemContainers(c.at("systemContainers"), m.SystemContainers)
 	validateSysctls(c.at("sysctls"), m.Sysctls)
 	validateModules(c.at("modules"), m.Modules)
+}
+
+func validateStorage(c check, s Storage) {
+	switch s.OSImage {
+	case "", OSImageAuto, OSImageMemory, OSImageDisk:
+	default:
+		c.at("osImage").errorf("%s is no place for the OS image: auto, memory or disk", shorten(s.OSImage))
+	}
 }
 
 // The patterns of this package have no bounds on lengths, which are checked

@@ -12,6 +12,13 @@ const (
 	IPv6Static = "static"
 )
 
+// Values of Storage.OSImage.
+const (
+	OSImageAuto   = "auto"
+	OSImageMemory = "memory"
+	OSImageDisk   = "disk"
+)
+
 // AnyRegistry is the host of the entry that holds for every registry without its own.
 const AnyRegistry = "*"
 

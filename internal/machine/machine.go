@@ -39,6 +39,7 @@ import (
 	"wherry.example/wherry/internal/machine/hardening"
 	"wherry.example/wherry/internal/machine/network"
 	"wherry.example/wherry/internal/machine/observe"
+	"wherry.example/wherry/internal/machine/osimage"
 	"wherry.example/wherry/internal/machine/provision"
 	"wherry.example/wherry/internal/machine/server"
 	"wherry.example/wherry/internal/machine/server/enginecode"
@@ -301,6 +302,7 @@ func (p *parts) serve(ctx context.Context) error {
 	p.follow(ctx, func(m config.Machine) { p.server.SetAccess(m.Access) })
 	p.board.Set("api", true, "")
 	p.announce(ctx)
+	p.startImage(ctx)
 	err = p.server.Serve(ctx, l)
 	if ctx.Err() == nil {
 		p.engine.Close()
@@ -314,6 +316,20 @@ func (p *parts) serve(ctx context.Context) error {
 	p.networks.Close()
 	p.note("random numbers", hardening.Save(filepath.Join(stateDir, "machine", "seed")))
 	return nil
+}
+
+// startImage lets the OS image leave memory, now that nobody waits for the machine any more.
+func (p *parts) startImage(ctx context.Context) {
+	image := osimage.New(osimage.Options{State: stateDir, Persistent: p.storage.Persistent(), Modules: p.modules.Load, Board: p.board, Log: p.Log})
+	where := make(chan string, 1)
+	p.follow(ctx, func(m config.Machine) {
+		select {
+		case <-where: // not taken yet
+		default:
+		}
+		where <- m.Storage.OSImage
+	})
+	p.work.Go(func() { image.Run(ctx, where) })
 }
 
 // announce says on the console who this machine is, now and when that changes.

@@ -1,7 +1,8 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package loop turns a file into a block device.
+// Package loop turns a file into a block device, changes the file below a
+// device that is in use, and tells which files a device is made of.
 package loop
 
 import (
@@ -24,24 +25,37 @@ func Attach(file string) (*os.File, error) {
 		return nil, fmt.Errorf("attach loop device: %w", err)
 	}
 	defer backing.Close()
+	return attach(backing, unix.LoopConfig{})
+}
+
+// AttachUncached is Attach of an open file whose content is not to be kept in
+// memory twice: the device, with blocks of that size, reads the disk itself.
+func AttachUncached(backing *os.File, blockBytes int) (*os.File, error) {
+	return attach(backing, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}})
+}
+
+func attach(backing *os.File, cfg unix.LoopConfig) (*os.File, error) {
+	cfg.Fd = uint32(backing.Fd())
+	cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
+	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], backing.Name())
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("attach loop device (is the module loop loaded?): %w", err)
 	}
 	defer control.Close()
 	for range attempts {
-		dev, err := attachFree(control, backing)
+		dev, err := attachFree(control, &cfg)
 		if err == nil {
 			return dev, nil
 		}
 		if !errors.Is(err, unix.EBUSY) {
-			return nil, fmt.Errorf("attach %s to a loop device: %w", file, err)
+			return nil, fmt.Errorf("attach %s to a loop device: %w", backing.Name(), err)
 		}
 	}
-	return nil, fmt.Errorf("attach %s to a loop device: every free one was taken first", file)
+	return nil, fmt.Errorf("attach %s to a loop device: every free one was taken first", backing.Name())
 }
 
-func attachFree(control, backing *os.File) (*os.File, error) {
+func attachFree(control *os.File, cfg *unix.LoopConfig) (*os.File, error) {
 	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
 		return nil, fmt.Errorf("find a free one: %w", err)
@@ -50,12 +64,26 @@ func attachFree(control, backing *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := unix.LoopConfig{Fd: uint32(backing.Fd())}
-	cfg.Info.Flags = unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
-	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], backing.Name())
-	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &cfg); err != nil {
+	if err := unix.IoctlLoopConfigure(int(dev.Fd()), cfg); err != nil {
 		dev.Close()
 		return nil, err
 	}
 	return dev, nil
+}
+
+// changeFD is LOOP_CHANGE_FD of linux/loop.h, which package unix lacks.
+const changeFD = 0x4c06
+
+// Change puts another file or block device of the same size below a read-only
+// loop device, also while it is mounted. Whatever reads from then on reads from there.
+func Change(device string, backing *os.File) error {
+	dev, err := os.Open(device)
+	if err != nil {
+		return fmt.Errorf("change what is below %s: %w", device, err)
+	}
+	defer dev.Close()
+	if err := unix.IoctlSetInt(int(dev.Fd()), changeFD, int(backing.Fd())); err != nil {
+		return fmt.Errorf("change what is below %s to %s: %w", device, backing.Name(), err)
+	}
+	return nil
 }

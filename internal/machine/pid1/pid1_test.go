@@ -66,6 +66,28 @@ func TestToUnmount(t *testing.T) {
 	}
 }
 
+// The mount that holds the file below the root is the deepest one on its path,
+// and none while the root is in memory.
+func TestUnderRoot(t *testing.T) {
+	var all []mount.Entry
+	for _, target := range []string{"/", "/dev", "/state", "/state/engine/rootfs", "/statement", "/run"} {
+		all = append(all, mount.Entry{Target: target})
+	}
+	for file, want := range map[string]string{
+		"/state/machine/osimage/1.squashfs": "/state",
+		"/state/engine/rootfs/x":            "/state/engine/rootfs",
+		"/root.squashfs":                    "",
+		"/dev/vda":                          "",
+	} {
+		if got := underRoot(all, []string{file}); got != want {
+			t.Errorf("%s is under %q, want %q", file, got, want)
+		}
+	}
+	if got := underRoot(all, nil); got != "" {
+		t.Errorf("nothing is under %q", got)
+	}
+}
+
 // devices is a /sys with one device for each modalias.
 func devices(t *testing.T, aliases map[string]string) string {
 	t.Helper()

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/linux/loop"
 	"wherry.example/wherry/internal/linux/mount"
 	"wherry.example/wherry/internal/linux/power"
 	"wherry.example/wherry/internal/linux/process"
@@ -82,7 +83,9 @@ func describe(pids []int) string {
 }
 
 // unmountAll unmounts everything that can be, newest first, again and again
-// while something is still held; what stays is made read-only.
+// while something is still held; what stays is made read-only. So is, with
+// nothing wrong, the file system that the root is read from (package osimage):
+// it is then as clean on its disk as an unmounted one.
 func (m *machine) unmountAll() {
 	var left []mount.Entry
 	until(unmountGrace, func() bool {
@@ -105,13 +108,43 @@ func (m *machine) unmountOnce() (left []mount.Entry) {
 		m.log.Errorf("%v", err)
 		return nil
 	}
+	below := underRoot(all, rootFiles(all))
 	for _, e := range toUnmount(all) {
-		if err := mount.Undo(e.Target, unix.UMOUNT_NOFOLLOW); err != nil {
+		if err := endMount(e, below); err != nil {
 			m.log.Debugf("%v", err)
 			left = append(left, e)
 		}
 	}
 	return left
+}
+
+// endMount ends the writing to a mount: by unmounting it unless it is the one below the root.
+func endMount(e mount.Entry, below string) error {
+	if e.Target == below {
+		return mount.ReadOnly(e.Target)
+	}
+	return mount.Undo(e.Target, unix.UMOUNT_NOFOLLOW)
+}
+
+// rootFiles are the files that the root is read from, while they have a name.
+func rootFiles(all []mount.Entry) []string {
+	for _, e := range slices.Backward(all) {
+		if e.Target == "/" {
+			return loop.Files("/sys", loop.Name("/sys", e.Device))
+		}
+	}
+	return nil
+}
+
+// underRoot returns the mount that holds a file of the root's; empty when they are all in memory.
+func underRoot(all []mount.Entry, files []string) (target string) {
+	for _, e := range all {
+		holds := slices.ContainsFunc(files, func(file string) bool { return strings.HasPrefix(file, e.Target+"/") })
+		if holds && !kept(e.Target) && len(e.Target) >= len(target) {
+			target = e.Target
+		}
+	}
+	return target
 }
 
 // toUnmount picks what holds data and must be written, and what is mounted on

@@ -83,6 +83,21 @@ func renew(path string, size int64) error {
 	return err
 }
 
+// Allocate gives the beginning of a file blocks, and makes the file at least that
+// long: what is written there later needs none, also on a full disk. It is for
+// databases that write into their file. The content stays.
+func Allocate(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("set space aside: %w", err)
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set space aside in %s: %w", path, err)
+	}
+	return nil
+}
+
 // isFull says that a write failed for want of space.
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) }
 

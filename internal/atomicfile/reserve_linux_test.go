@@ -162,3 +162,38 @@ func TestWithoutReserve(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// TestAllocate writes into a sparse file on a full disk.
+func TestAllocate(t *testing.T) {
+	dir := newDisk(t)
+	for name, want := range map[string]error{"sparse": unix.ENOSPC, "allocated": nil} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		if want == nil {
+			if err := Allocate(path, 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	defer fill(t, dir)()
+	for name, want := range map[string]error{"sparse": unix.ENOSPC, "allocated": nil} {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = f.WriteAt(make([]byte, 4096), 1<<19)
+		if err = errors.Join(err, f.Sync()); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+		old := make([]byte, 3)
+		if _, err := f.ReadAt(old, 0); err != nil || string(old) != "old" {
+			t.Errorf("%s: %q, %v", name, old, err)
+		}
+		f.Close()
+	}
+}

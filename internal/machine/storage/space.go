@@ -5,7 +5,7 @@ package storage
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +26,8 @@ const (
 // when the file system is full: nothing else would say so before something fails.
 func (s *Storage) watchSpace(ctx context.Context) {
 	go func() {
-		if err := atomicfile.Reserve(s.options.Dir); err != nil {
+		// On a disk that is full already, what an earlier boot set aside has to do.
+		if err := atomicfile.Reserve(s.options.Dir); err != nil && !errors.Is(err, unix.ENOSPC) {
 			s.options.Log.Warn("no space for the machine's records on a full disk", "error", err)
 		}
 		full := false
@@ -51,7 +52,7 @@ func (s *Storage) tellSpace(full bool, total, free uint64) bool {
 		s.options.Log.Warn("the state disk is full", "place", s.place.Name, "free", free, "of", total)
 		s.report(false, s.place.Name+" is full: remove images, volumes or containers") // fits a line of the console
 	case !now && full:
-		s.report(true, fmt.Sprintf("state on %s", s.place.Name))
+		s.report(true, "state on "+s.place.Name)
 	}
 	return now
 }

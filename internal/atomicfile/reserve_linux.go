@@ -85,11 +85,17 @@ func renew(path string, size int64) error {
 
 // Allocate gives the beginning of a file blocks, and makes the file at least that
 // long: what is written there later needs none, also on a full disk. It is for
-// databases that write into their file. The content stays.
+// databases that write into their file. The content stays. A full disk is an
+// error only when the file does not have the blocks already.
 func Allocate(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("set space aside: %w", err)
+	}
+	// On a full disk XFS refuses this also for blocks that are there.
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) == nil && st.Size >= size && st.Blocks*512 >= size {
+		return f.Close()
 	}
 	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -182,6 +182,9 @@ func TestAllocate(t *testing.T) {
 	}
 	defer fill(t, dir)()
 	for name, want := range map[string]error{"sparse": unix.ENOSPC, "allocated": nil} {
+		if err := Allocate(filepath.Join(dir, name), 1<<20); !errors.Is(err, want) {
+			t.Errorf("%s again: %v, want %v", name, err, want)
+		}
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)

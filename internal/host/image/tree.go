@@ -64,8 +64,20 @@ func (b *build) addIdentity(t *rootfs.Tree) error {
 	if err := t.Symlink("etc/resolv.conf", "/run/wherry/resolv.conf"); err != nil {
 		return err
 	}
-	// The kernel runs /sbin/modprobe when it wants a module; PID 1 binds itself over this file.
-	return t.File("sbin/modprobe", 0o755, nil)
+	return b.addInit(t)
+}
+
+// addInit puts PID 1 into the root as well: what runs first is in the initramfs
+// and could never leave memory. The kernel runs the same program when it wants a module.
+func (b *build) addInit(t *rootfs.Tree) error {
+	data, err := os.ReadFile(b.init.Path)
+	if err != nil {
+		return err
+	}
+	if err := t.File("sbin/init", 0o755, data); err != nil {
+		return err
+	}
+	return t.Symlink("sbin/modprobe", "init")
 }
 
 func (b *build) osRelease() string {

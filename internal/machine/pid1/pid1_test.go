@@ -52,7 +52,7 @@ func TestEssentialStageEndsTheBoot(t *testing.T) {
 
 func TestToUnmount(t *testing.T) {
 	var all []mount.Entry
-	for _, target := range []string{"/", "/dev", "/proc", "/sys", "/sbin/modprobe", "/run", "/tmp", "/dev/pts", "/sys/fs/cgroup", "/state",
+	for _, target := range []string{"/", "/dev", "/proc", "/sys", "/run", "/tmp", "/dev/pts", "/sys/fs/cgroup", "/state",
 		"/state/engine/rootfs", "/devices", "/run/x y"} {
 		all = append(all, mount.Entry{Target: target})
 	}

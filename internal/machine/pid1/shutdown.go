@@ -161,7 +161,7 @@ func toUnmount(all []mount.Entry) []mount.Entry {
 }
 
 func kept(target string) bool {
-	if target == "/" || target == modprobe {
+	if target == "/" {
 		return true
 	}
 	return slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(dir string) bool {

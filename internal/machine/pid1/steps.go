@@ -104,6 +104,20 @@ func (s switchRoot) Do() error {
 	return unix.Chdir("/")
 }
 
+// become executes a program in place of this one.
+type become struct{ program string }
+
+func (b become) String() string { return "become " + b.program }
+func (b become) Do() error {
+	return fmt.Errorf("execute %s: %w", b.program, unix.Exec(b.program, []string{b.program}, os.Environ()))
+}
+
+// inRoot says whether the root is the image already, and not the initramfs.
+func inRoot() bool {
+	var st unix.Statfs_t
+	return unix.Statfs("/", &st) == nil && st.Type == unix.SQUASHFS_MAGIC
+}
+
 // delegate hands a control group's controllers to the groups below it.
 type delegate struct{ group cgroup.Group }
 

@@ -34,7 +34,7 @@ const (
 	rootImage = "/root.squashfs"
 	earlyMods = "/modules"
 	modules   = "/lib/modules"
-	modprobe  = "/sbin/modprobe"
+	program   = "/sbin/init" // this program in the root; /sbin/modprobe is the same
 )
 
 // The control groups: init and wherryd in leaves of their own, containers
@@ -80,21 +80,21 @@ var lastWordsStage = stage{
 	},
 }
 
-// rootStage finds the root image in the initramfs, moves to it, and gives the
-// initramfs's memory back. /init stays: as modprobe it is run again.
+// rootStage finds the root image in the initramfs, moves to it, gives the
+// initramfs's memory back, and goes on as the same program in the root.
 var rootStage = stage{
 	name: "root image", essential: true,
 	hint: "The initramfs is damaged or not Wherry's: fetch or build it again.",
 	steps: []step{
 		earlyModules{dir: earlyMods, names: []string{"loop", "squashfs"}},
 		image{file: rootImage, target: newRoot, fsType: "squashfs"},
-		mount.Mount{Source: "/init", Target: newRoot + modprobe, Flags: unix.MS_BIND},
 		mount.Mount{Source: "/dev", Target: newRoot + "/dev", Flags: unix.MS_MOVE},
 		mount.Mount{Source: "/proc", Target: newRoot + "/proc", Flags: unix.MS_MOVE},
 		mount.Mount{Source: "/sys", Target: newRoot + "/sys", Flags: unix.MS_MOVE},
 		// The loop device holds the image open: without its name it ends with the loop device.
-		remove{rootImage, earlyMods, "/dev", "/proc", "/sys"},
+		remove{rootImage, earlyMods, "/init", "/dev", "/proc", "/sys"},
 		switchRoot{newRoot},
+		become{program},
 	},
 }
 

@@ -5,6 +5,7 @@ package engine
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -76,7 +77,7 @@ func resolvConf(s *wherryv1.ContainerSpec, net NetworkResult) []byte {
 	return b.Bytes()
 }
 
-// writeEtc writes the files in place. For the machine's own network the
+// writeEtc writes the files in place: the container has them mounted. For the machine's own network the
 // machine's resolv.conf is copied unless the container names its servers.
 func (e *Engine) writeEtc(dir string, s *wherryv1.ContainerSpec, net NetworkResult) error {
 	content := etcContent(s, net)
@@ -91,12 +92,23 @@ func (e *Engine) writeEtc(dir string, s *wherryv1.ContainerSpec, net NetworkResu
 		}
 	}
 	for _, name := range etcFiles {
-		if err := os.WriteFile(filepath.Join(dir, name), content[name], 0o644); err != nil {
+		if err := writeInPlace(filepath.Join(dir, name), content[name]); err != nil {
 			return fmt.Errorf("write the container's %s: %w", name, err)
-		}
-		if err := os.Chmod(filepath.Join(dir, name), 0o644); err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// writeInPlace keeps the file and its blocks: a full disk must not keep a
+// container that ran before from being started.
+func writeInPlace(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(content, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(content)))
+	}
+	return errors.Join(err, f.Chmod(0o644), f.Close())
 }

@@ -276,6 +276,8 @@ func (x *execution) wait(detach <-chan struct{}) (code int, err error) {
 	switch {
 	case x.ctx.Err() != nil:
 		return 0, x.ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded): // the shim's clock may be a moment ahead of ours
+		return 0, err
 	case err != nil:
 		return 0, errorf(KindFailedPrecondition, "the container ended before the command")
 	}

@@ -106,7 +106,9 @@ func (e *Engine) cleanAfterRun(ctx context.Context, c *container, r *run) {
 func (e *Engine) conclude(c *container, how end) restartAnswer {
 	rec := c.record()
 	q := restartQuestion{Policy: rec.Spec.Restart, WantRunning: rec.WantRunning, ExitCode: how.code, Failures: rec.Failures, NeverRan: how.neverRan}
-	if s := rec.State.StartedAt; s != nil && !how.neverRan {
+	if r := c.running(); r != nil {
+		q.Ran = time.Since(r.began) // whatever the clock was set to meanwhile
+	} else if s := rec.State.StartedAt; s != nil && !how.neverRan {
 		q.Ran = how.at.Sub(s.AsTime())
 	}
 	a := decideRestart(q)

@@ -246,6 +246,7 @@ func (e *Engine) remove(ctx context.Context, c *container, how removal) error {
 	if how.volumes {
 		e.removeAnonymous(context.WithoutCancel(ctx), rec)
 	}
+	e.collectIfShort(context.WithoutCancel(ctx))
 	return nil
 }
 

@@ -20,7 +20,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/atomicfile"
 	"wherry.example/wherry/internal/machine/engine/images"
 )
 
@@ -76,6 +78,7 @@ func openStores(ctx context.Context, root string, log *slog.Logger) (*stores, er
 		s.Close()
 		return nil, fmt.Errorf("open the database of images: %w", err)
 	}
+	reserveBlocks(log, dir("io.containerd.metadata.v1.bolt/meta.db"), dir("io.containerd.snapshotter.v1.overlayfs/metadata.db"))
 	s.db.RegisterMutationCallback(func(removed bool) {
 		if removed {
 			s.collectLater()
@@ -87,6 +90,19 @@ func openStores(ctx context.Context, root string, log *slog.Logger) (*stores, er
 		Leases: metadata.NewLeaseManager(s.db), Collect: s.collect,
 	}
 	return s, nil
+}
+
+// databaseBlocks is what a database may grow to without asking the disk for room.
+const databaseBlocks = 2 << 20
+
+// reserveBlocks keeps a full disk from keeping anyone from removing something:
+// that is written into the databases too.
+func reserveBlocks(log *slog.Logger, files ...string) {
+	for _, f := range files {
+		if err := atomicfile.Allocate(f, databaseBlocks); err != nil {
+			log.Error("engine: a full disk can make removals fail", "err", err)
+		}
+	}
 }
 
 // Close is for half-opened stores too.
@@ -133,6 +149,19 @@ func (e *Engine) collectRemoved(ctx context.Context) {
 			e.log.Warn("engine: free the space of what was removed", "err", err)
 		}
 	}
+}
+
+// shortOfRoom is when the space of something removed is wanted back at once.
+const shortOfRoom = 64 << 20
+
+// collectIfShort frees the space of what was removed before the caller is told,
+// who may want to use it.
+func (e *Engine) collectIfShort(ctx context.Context) {
+	var st unix.Statfs_t
+	if unix.Statfs(e.opts.Root, &st) != nil || st.Bavail*uint64(st.Bsize) >= shortOfRoom {
+		return
+	}
+	e.logFailure("free the space of what was removed", "", e.stores.collect(ctx))
 }
 
 // removeAbandoned removes the directories of snapshots that were being made when

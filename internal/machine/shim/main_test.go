@@ -228,6 +228,7 @@ func (w *world) killShim() {
 func (w *world) destroy() {
 	w.client.Close()
 	unix.Kill(w.pid, unix.SIGKILL)
+	w.eventually("the shim's end", func() bool { return errors.Is(unix.Kill(w.pid, 0), unix.ESRCH) })
 	group := filepath.Join("/sys/fs/cgroup", w.group())
 	os.WriteFile(filepath.Join(group, "cgroup.kill"), []byte("1"), 0)
 	w.eventually("the cgroups' end", func() bool {

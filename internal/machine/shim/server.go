@@ -48,7 +48,6 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	_ "github.com/opencontainers/cgroups/devices" // lets cgroups hold the device rules
 	"github.com/sirupsen/logrus"
@@ -71,7 +70,8 @@ type Server struct {
 	asking  sync.WaitGroup // for ends that an earlier instance did not see
 
 	mu   sync.Mutex
-	all  map[string]*container // nil while it is being created or destroyed
+	all  map[string]*container // nil while it is being created
+	made *sync.Cond            // something that was being created is so no more
 	quit bool
 }
 
@@ -93,6 +93,7 @@ func Run(o Options) error {
 	}
 	defer lock.Close()
 	s := &Server{dir: o.Dir, reaped: o.Reaped, all: map[string]*container{}, stop: make(chan struct{}), trim: newTrim()}
+	s.made = sync.NewCond(&s.mu)
 	s.adopt()
 	go s.heedSignals()
 	return s.serve()
@@ -100,9 +101,7 @@ func Run(o Options) error {
 
 // prepare makes this process one that lasts and costs little.
 func prepare() error {
-	log.L.Logger.SetOutput(io.Discard) // ttrpc's; what it has to say is about connections that end
-	logrus.SetLevel(logrus.WarnLevel)
-	logrus.SetOutput(os.Stderr)
+	logrus.SetOutput(io.Discard) // ttrpc's and libcontainer's; what matters comes back as errors
 	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(processors)
 	// libcontainer hands it on to what runs first in a container.

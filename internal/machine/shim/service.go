@@ -41,11 +41,20 @@ func validID(id string) bool {
 
 const maxID = 128
 
+// get waits for the end of a creation: who asked for it may have died, and wants
+// to know in its next life what became of it.
 func (s *Server) get(id string) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c := s.all[id]; c != nil {
-		return c, nil
+	for {
+		c, known := s.all[id]
+		if c != nil {
+			return c, nil
+		}
+		if !known {
+			break
+		}
+		s.made.Wait()
 	}
 	return nil, fmt.Errorf("container %s: %w", id, errdefs.ErrNotFound)
 }
@@ -81,6 +90,7 @@ func (s *Server) settle(id string, c *container) {
 	} else {
 		s.all[id] = c
 	}
+	s.made.Broadcast()
 	s.trim.later()
 }
 

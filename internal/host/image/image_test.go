@@ -123,7 +123,7 @@ func checkRoot(t *testing.T, file, certs string) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"squashfs-root/bin/wherryd", "squashfs-root/lib/modules/index", "squashfs-root/lib/modules/xfs.ko", "squashfs-root/sbin/modprobe",
+		"squashfs-root/bin/wherryd", "squashfs-root/lib/modules/index", "squashfs-root/lib/modules/xfs.ko", "squashfs-root/sbin/init",
 		"squashfs-root/etc/resolv.conf -> /run/wherry/resolv.conf", "squashfs-root/state", "squashfs-root/var", "squashfs-root/proc",
 	} {
 		if !strings.Contains(string(out), want+"\n") {

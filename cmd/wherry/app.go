@@ -63,6 +63,7 @@ func (a *app) cli(cmd *cobra.Command) *ctl.CLI {
 				return a.connect(ctx, login.Terminal())
 			},
 			Publish:    publish,
+			Unpublish:  unpublish,
 			Place:      place,
 			BuildLocal: buildLocal,
 		}

@@ -44,6 +44,26 @@ func publish(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping
 	return nil
 }
 
+// unpublish takes back what publish did.
+func unpublish(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) error {
+	vm := vmOf(m)
+	if vm == nil {
+		return nil
+	}
+	for _, p := range ports {
+		address, ok := hostAddress(p)
+		if !ok {
+			continue
+		}
+		for i := range min(max(p.Count, 1), maxForwards) {
+			if err := vm.Unforward(ctx, p.Protocol, address, uint16(p.HostPort+i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // hostAddress is where this computer listens for a port of a virtual machine:
 // its loopback address, or all of them where the user said 0.0.0.0. An address
 // at which only the machine itself, or only IPv6, gets to the port is led to by none.

@@ -317,7 +317,11 @@ func (c *CLI) Remove(ctx context.Context, refs []string, force, volumes bool) er
 		return err
 	}
 	return c.each(ctx, refs, func(ctx context.Context, ref string) (string, error) {
+		ports := c.portsOf(ctx, ref)
 		_, err := unary(ctx, api.Containers.RemoveContainer, &wherryv1.RemoveContainerRequest{Container: ref, Force: force, Volumes: volumes})
+		if err == nil {
+			c.unpublish(ctx, ports)
+		}
 		return ref, err
 	})
 }

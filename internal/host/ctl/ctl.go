@@ -40,6 +40,8 @@ type CLI struct {
 	// Publish makes ports of a machine reachable where the machine alone cannot;
 	// done twice it is done once. Nil: the machine's own addresses are it.
 	Publish func(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) error
+	// Unpublish takes back what Publish did. Nil: there is nothing to take back.
+	Unpublish func(ctx context.Context, m known.Machine, ports []*wherryv1.PortMapping) error
 	// Place tells where a published port is reached; nil: at the machine.
 	Place func(m known.Machine, p *wherryv1.PortMapping) string
 	// BuildLocal writes an image archive of a folder with a Go program, for a

@@ -69,6 +69,56 @@ func (c *CLI) publish(ctx context.Context, id string, asked []*wherryv1.PortMapp
 	}
 }
 
+// portsOf are the ports that lead to a container: those it asked for and those
+// that the machine chose. What can't be asked has none.
+func (c *CLI) portsOf(ctx context.Context, ref string) []*wherryv1.PortMapping {
+	if c.Unpublish == nil {
+		return nil
+	}
+	api, err := c.API(ctx)
+	if err != nil {
+		return nil
+	}
+	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: ref})
+	if err != nil {
+		return nil
+	}
+	return append(slices.Clone(res.Spec.GetPorts()), res.Container.GetPorts()...)
+}
+
+// unpublish frees this computer's ports of a container that is gone, unless
+// another one has them now.
+func (c *CLI) unpublish(ctx context.Context, ports []*wherryv1.PortMapping) {
+	if c.Unpublish == nil || len(ports) == 0 {
+		return
+	}
+	api, err := c.API(ctx)
+	if err != nil {
+		return
+	}
+	res, err := unary(ctx, api.Containers.ListContainers, &wherryv1.ListContainersRequest{})
+	if err != nil {
+		return // whose they are now is not known
+	}
+	type key struct {
+		protocol string
+		port     uint32
+	}
+	used := map[key]bool{}
+	for _, x := range res.Containers {
+		for _, p := range singlePorts(x.Ports) {
+			used[key{p.Protocol, p.HostPort}] = true
+		}
+	}
+	ports = slices.DeleteFunc(singlePorts(ports), func(p *wherryv1.PortMapping) bool { return p.HostPort == 0 || used[key{p.Protocol, p.HostPort}] })
+	if len(ports) == 0 {
+		return
+	}
+	if err := c.Unpublish(ctx, c.machine, ports); err != nil {
+		c.notef("warning: ports of this computer that led to it stay taken: %v", err)
+	}
+}
+
 func (c *CLI) place(p *wherryv1.PortMapping) string {
 	if c.Place != nil {
 		return c.Place(c.machine, p)

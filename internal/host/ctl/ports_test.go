@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -55,6 +56,28 @@ func TestPortTaken(t *testing.T) {
 	err := r.Run(t.Context(), spec("any", 0), RunOptions{Detach: true})
 	if _, stderr := r.took(); err != nil || !strings.Contains(stderr, "warning: the ports are published") {
 		t.Errorf("a port of the machine's choice: %v, %q", err, stderr)
+	}
+}
+
+// A removed container's ports lead nowhere any more, but for those that another has.
+func TestPortsOfTheRemoved(t *testing.T) {
+	r := newRig(t)
+	var taken []string
+	r.Unpublish = func(_ context.Context, _ known.Machine, ports []*wherryv1.PortMapping) error {
+		for _, p := range ports {
+			taken = append(taken, strconv.Itoa(int(p.HostPort))+"/"+p.Protocol)
+		}
+		return nil
+	}
+	r.run("other")
+	r.toy.containers["other"].spec.Ports = []*wherryv1.PortMapping{{HostPort: 8080, ContainerPort: 80}}
+	r.run("web")
+	r.toy.containers["web"].spec.Ports = []*wherryv1.PortMapping{{HostPort: 8080, ContainerPort: 80}, {HostPort: 9000, ContainerPort: 90, Count: 2, Protocol: "udp"}}
+	if err := r.Remove(t.Context(), []string{"web"}, true, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(taken, " "); got != "9000/udp 9001/udp" && got != "9000/udp 9001/udp 9000/udp 9001/udp" {
+		t.Errorf("taken back: %s", got)
 	}
 }
 

@@ -61,12 +61,20 @@ func (c *CLI) Run(ctx context.Context, spec *wherryv1.ContainerSpec, o RunOption
 	}
 	s := session{tty: spec.Tty, stdin: spec.Stdin, sigProxy: o.SigProxy, detach: keys,
 		started: func() { c.publish(ctx, created.Id, spec.Ports) }}
+	var led []*wherryv1.PortMapping
+	if spec.AutoRemove {
+		s.started = func() {
+			c.publish(ctx, created.Id, spec.Ports)
+			led = c.portsOf(ctx, created.Id)
+		}
+	}
 	code, err := c.attach(ctx, &wherryv1.AttachStart{Container: created.Id, Stdin: spec.Stdin, Start: true}, s)
 	if err != nil && !errors.Is(err, terminal.ErrDetached) {
 		c.discard(ctx, spec, created.Id)
 	}
 	if err == nil && spec.AutoRemove {
 		c.awaitRemoval(ctx, created.Id)
+		c.unpublish(ctx, append(led, spec.Ports...))
 	}
 	return c.end(code, err)
 }

@@ -186,11 +186,12 @@ func (vm *VM) Forward(ctx context.Context, protocol, hostAddress string, hostPor
 	return out, err
 }
 
-// Unforward takes a forward back. One that does not exist is no error.
+// Unforward takes back a forward that Forward added. One that does not exist, or
+// belongs to the machine since its start, is left as it is.
 func (vm *VM) Unforward(ctx context.Context, protocol, hostAddress string, hostPort uint16) error {
 	f := Forward{Protocol: protocol, HostAddress: hostAddress, HostPort: hostPort}.withDefaults()
 	same := func(g Forward) bool {
-		return g.Protocol == f.Protocol && g.HostAddress == f.HostAddress && g.HostPort == f.HostPort
+		return g.Added && g.Protocol == f.Protocol && g.HostAddress == f.HostAddress && g.HostPort == f.HostPort
 	}
 	return vm.changeForwards(ctx, func(s *Settings, q *monitor) error {
 		if !slices.ContainsFunc(s.Forwards, same) {

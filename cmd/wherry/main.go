@@ -69,7 +69,7 @@ func newRootCommand(a *app) *cobra.Command {
 	add(groupContainers, containerCommands(a)...)
 	add(groupObjects, objectCommands(a)...)
 	add(groupMachines, machineCommands(a)...)
-	add(groupMachines, newVMCommand(), newBuildCommand())
+	add(groupMachines, newVMCommand(), newBuildCommand(), newReleaseCommand(a))
 	root.AddCommand(absentCommands()...)
 	explainUsage(root)
 	return root

@@ -1,0 +1,185 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"wherry.example/wherry/release"
+)
+
+// publisher is a folder with keys and a repository, used by the command line.
+type publisher struct {
+	t                    *testing.T
+	dir, repo, root, url string
+}
+
+func newPublisher(t *testing.T) *publisher {
+	t.Helper()
+	dir := t.TempDir()
+	p := &publisher{t: t, dir: dir, repo: filepath.Join(dir, "repo"), root: filepath.Join(dir, "root.pem")}
+	t.Setenv("WHERRY_REPOSITORY", p.repo)
+	t.Setenv("WHERRY_RELEASE_KEYS", filepath.Join(dir, "keys"))
+	t.Setenv("WHERRY_PASSPHRASE", "correct horse")
+	p.run("key new root --passphrase --root-key " + p.root)
+	p.run("key new targets snapshot timestamp")
+	p.run("init " + p.repo + " --root-key " + p.root)
+	s := httptest.NewServer(http.FileServer(http.Dir(p.repo)))
+	t.Cleanup(s.Close)
+	p.url = s.URL
+	return p
+}
+
+func (p *publisher) try(args string) (string, error) {
+	return call(p.t, append([]string{"release"}, strings.Fields(args)...)...)
+}
+
+func (p *publisher) run(args string) string {
+	p.t.Helper()
+	out, err := p.try(args)
+	if err != nil {
+		p.t.Fatalf("wherry release %s: %v", args, err)
+	}
+	return out
+}
+
+// says runs a command that must say something.
+func (p *publisher) says(args, want string) {
+	p.t.Helper()
+	if out := p.run(args); !strings.Contains(out, want) {
+		p.t.Errorf("wherry release %s says %q, not %q", args, out, want)
+	}
+}
+
+// refuses runs a command that must fail and say why.
+func (p *publisher) refuses(args, want string) {
+	p.t.Helper()
+	if out, err := p.try(args); err == nil || !strings.Contains(err.Error(), want) {
+		p.t.Errorf("wherry release %s: %q, %v: want %q", args, out, err, want)
+	}
+}
+
+// image is a build folder as `wherry build` leaves it.
+func (p *publisher) image(version string) string {
+	p.t.Helper()
+	dir := filepath.Join(p.dir, "build-"+version)
+	content := bytes.Repeat([]byte("kernel of "+version+" "), 1000)
+	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{"release":"6.12"},"parts":[{"name":"kernel","bytes":%d,"sha256":"%x"}]}`,
+		version, len(content), sha256.Sum256(content))
+	for name, data := range map[string][]byte{"kernel": content, "manifest.json": []byte(manifest)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			p.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestReleaseCommands(t *testing.T) {
+	p := newPublisher(t)
+	p.says("publish "+p.image("12.0.0")+" "+p.image("12.1.0"), "published 12.1.0 core-amd64")
+	p.refuses("promote 12.1.0 --to stable", "not in beta yet")
+	for _, v := range []string{"12.0.0", "12.1.0"} {
+		p.run("promote " + v + " --to beta")
+	}
+	p.run("promote 12.0.0 --to stable")
+	id, later := "machine", release.Version{Days: 12, Minor: 1}
+	p.run(fmt.Sprintf("promote 12.1.0 --to stable --percent %d", release.Place(id, later)))
+
+	trusted := " --root " + filepath.Join(p.repo, "metadata", "1.root.json")
+	choose := "choose " + p.url + trusted + " --id " + id + " --current "
+	p.says(choose+"11.0.0", "It takes 12.0.0.")
+	p.says(choose+"12.0.0", "It stays with 12.0.0")
+	p.says(fmt.Sprintf("rollout --channel stable --percent %d", release.Place(id, later)+1), "12.1.0 is for")
+	p.says(choose+"12.0.0", "It takes 12.1.0.")
+	p.says("rollout 12.1.0 --channel stable --percent 100 --start 2h", "12.1.0 is for 100 percent")
+	p.says(choose+"12.0.0", "It stays")
+	p.run("rollout 12.1.0 --channel stable --percent 100")
+	p.run("key rotate timestamp --root-key " + p.root)
+	p.says(choose+"12.0.0", "It takes 12.1.0.")
+
+	bundle := filepath.Join(p.dir, "12.1.0.wherry")
+	p.says("bundle 12.1.0 -o "+bundle, "12.1.0 for core-amd64")
+	p.says("verify "+bundle+trusted, "12.1.0 core-amd64: 2 files")
+	p.refuses("verify "+bundle, "--root")
+
+	_, err := call(t, "release", "withdraw", "12.1.0", "--reason", "loses the network")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.says(choose+"12.0.0", "loses the network")
+	p.says(choose+"11.0.0", "It takes 12.0.0.")
+	p.says("ls "+p.url+trusted, "withdrawn: loses the network")
+	p.says("verify", "12.0.0 core-amd64: 2 files")
+	var list []release.Release
+	if err := json.Unmarshal([]byte(p.run("ls -o json")), &list); err != nil || len(list) != 2 || list[0].Withdrawn == nil {
+		t.Errorf("%+v %v", list, err)
+	}
+}
+
+func TestReleaseRefusals(t *testing.T) {
+	p := newPublisher(t)
+	p.run("publish " + p.image("12.0.0"))
+	p.refuses("promote 12.0 --to beta", "want DAYS.MINOR.PATCH")
+	p.refuses("promote 13.0.0 --to beta", "is not published")
+	p.refuses("promote 12.0.0 --to gamma", "want alpha, beta or stable")
+	p.refuses("promote 12.0.0 --to beta --percent 101", "want 0 to 100")
+	p.refuses("promote 12.0.0 --to beta --start tomorrow", "2026-12-01T08:00:00Z")
+	p.refuses("rollout --channel stable", "--percent")
+	p.refuses("rollout --channel stable --percent 5", "there is no release in channel stable")
+	p.refuses("withdraw 12.0.0", "--reason")
+	p.refuses("init "+p.repo, "already")
+	p.refuses("key new", "--root-key")
+	p.refuses("key new admin", "admin")
+	p.refuses("key rotate timestamp", "--root-key")
+	p.refuses("ls "+filepath.Join(p.dir, "nowhere"), "no such file")
+	p.refuses("publish "+filepath.Join(p.dir, "root.pem"), "--version")
+	p.refuses("bundle 99.0.0", "is not published")
+	t.Setenv("WHERRY_PASSPHRASE", "wrong")
+	p.refuses("key rotate timestamp --root-key "+p.root, "root.pem")
+	t.Setenv("WHERRY_RELEASE_KEYS", p.dir)
+	p.refuses("refresh", "wherry release key new")
+}
+
+func TestReleaseVersion(t *testing.T) {
+	out, err := call(t, "release", "version")
+	if want := fmt.Sprintf("starts with %d.0.0", release.DaysOn(time.Now())); err != nil || !strings.Contains(out, want) {
+		t.Errorf("%q %v", out, err)
+	}
+}
+
+func TestParseStart(t *testing.T) {
+	now := time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC)
+	for s, want := range map[string]time.Time{"": now, "2h": now.Add(2 * time.Hour), "2026-12-24T18:00:00+01:00": time.Date(2026, 12, 24, 17, 0, 0, 0, time.UTC)} {
+		if got, err := parseStart(s, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v %v", s, got, err)
+		}
+	}
+	if _, err := parseStart("-2h", now); err == nil {
+		t.Error("a start before now")
+	}
+}
+
+func TestCompleteReleases(t *testing.T) {
+	p := newPublisher(t)
+	p.run("publish " + p.image("12.0.0"))
+	for args, want := range map[string]string{"promote ": "12.0.0", "promote 12.0.0 --to ": "beta", "key rotate ": "timestamp", "key new ": "snapshot"} {
+		out, err := call(t, append([]string{"__complete", "release"}, strings.Split(args, " ")...)...)
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %q %v", args, out, err)
+		}
+	}
+}

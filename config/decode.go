@@ -180,6 +180,8 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string) {
 		v.SetInt(int64(dur))
 	case v.Kind() == reflect.String && tag == "!!str":
 		v.SetString(n.Value)
+	case v.Kind() == reflect.String && path == "version":
+		d.fail(n, path, "expected %q, found %s", Version, describe(n))
 	case v.Kind() == reflect.String:
 		d.fail(n, path, "expected text, found %s: put it in quotes if it is meant as text", describe(n))
 	case v.Kind() == reflect.Bool && tag == "!!bool":

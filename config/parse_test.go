@@ -64,6 +64,13 @@ func TestDefault(t *testing.T) {
 }
 
 // TestProblems gives one bad document each and wants exactly its problems.
+func TestVersionAsNumber(t *testing.T) {
+	_, report := Parse([]byte("version: 1\n"))
+	if text := report.String(); !strings.Contains(text, `version: expected "v1", found the number "1"`) {
+		t.Error(text)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	keys := "version: v1\naccess: {keys: [{key: " + edKey + "}]}\n"
 	for _, tc := range []struct{ name, doc, want string }{

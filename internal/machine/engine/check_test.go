@@ -140,7 +140,7 @@ func TestStartError(t *testing.T) {
 		`unable to start container process: something else`: 125,
 		`failed to mount: no such file or dir`:              125,
 	} {
-		if err := startError(fmt.Errorf("%s", text)); ExitCodeOf(err) != code {
+		if err := startError("container", fmt.Errorf("%s", text)); ExitCodeOf(err) != code {
 			t.Errorf("%q: %v with code %d, want %d", text, err, ExitCodeOf(err), code)
 		}
 	}

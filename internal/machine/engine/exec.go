@@ -192,7 +192,7 @@ func (x *execution) create(spec *specs.Process, o ExecOptions) (err error) {
 // and 126 or 127 when the command is at fault, an error otherwise.
 func (x *execution) couldNotStart(err error) error {
 	x.clean(context.WithoutCancel(x.ctx))
-	err = startError(err)
+	err = startError("command", err)
 	code := ExitCodeOf(err)
 	if code == 125 {
 		if x.run.ended() {
@@ -200,7 +200,7 @@ func (x *execution) couldNotStart(err error) error {
 		}
 		return err
 	}
-	if e := x.say(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_Stderr{Stderr: []byte(err.Error() + "\n")}}); e != nil {
+	if e := x.say(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_Stderr{Stderr: []byte("wherry: " + err.Error() + "\n")}}); e != nil {
 		return e
 	}
 	return x.say(&wherryv1.ExecResponse{Message: &wherryv1.ExecResponse_ExitCode{ExitCode: int32(code)}})

@@ -56,9 +56,9 @@ func (e *Engine) killTask(ctx context.Context, c *container) {
 	e.logUndo(c, e.endTask(ctx, c.id))
 }
 
-// startError gives the error of a start docker's exit code. libcontainer says
-// what it met in words alone.
-func startError(err error) error {
+// startError gives the error of a start docker's exit code; what says what was
+// started. libcontainer says what it met in words alone.
+func startError(what string, err error) error {
 	if errors.Is(err, tasks.ErrLost) {
 		return &Error{Kind: KindUnavailable, ExitCode: 125, Err: fmt.Errorf("%w; please try again", err)}
 	}
@@ -85,5 +85,5 @@ func startError(err error) error {
 	if code != 125 {
 		kind = KindInvalid
 	}
-	return &Error{Kind: kind, ExitCode: code, Err: fmt.Errorf("start the container: %s", strings.TrimSpace(text))}
+	return &Error{Kind: kind, ExitCode: code, Err: fmt.Errorf("start the %s: %s", what, strings.TrimSpace(text))}
 }

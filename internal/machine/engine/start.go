@@ -151,7 +151,7 @@ func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 	undo = append(undo, func() { e.killTask(context.WithoutCancel(ctx), c) })
 	r.pid, err = e.shim.Create(ctx, c.id, e.bundlePath(c.id), spec, r.stdio.names)
 	if err != nil {
-		return startError(err)
+		return startError("container", err)
 	}
 	return e.release(ctx, c, r, &undo)
 }
@@ -177,7 +177,7 @@ func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func
 		return err
 	}
 	if err := e.shim.Start(ctx, c.task()); err != nil {
-		return startError(err)
+		return startError("container", err)
 	}
 	e.adopt(c, r, func(rec *record) {
 		rec.State.StartedAt = timestamppb.New(r.began)

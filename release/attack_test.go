@@ -335,6 +335,35 @@ func testAttack(t *testing.T, a attack) {
 	}
 }
 
+// As many releases as a machine may be told of cost it little enough.
+func TestFullTargets(t *testing.T) {
+	p := newProject(t)
+	one := p.targets.Signed.Targets["releases/12.0.0/core-amd64/manifest.json"]
+	for i := range 900 {
+		dir := release.Folder(release.Version{Days: 20, Minor: i}, "core", "amd64")
+		p.targets.Signed.Targets[dir+"/manifest.json"] = one
+		for _, name := range []string{"kernel", "initramfs", "root.squashfs", "wherry.efi", "sbom.json"} {
+			p.targets.Signed.Targets[dir+"/"+name] = &metadata.TargetFiles{Length: 1, Hashes: one.Hashes}
+		}
+	}
+	p.commit()
+	source, limits := p.serve(nil), limits()
+	limits.FileTime = time.Minute // it is the work that is measured here
+	c := p.config(source, nil)
+	c.Limits = limits
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r, err := release.Refresh(t.Context(), c)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(r.Releases) != 901 {
+		t.Fatalf("%v", err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 100<<20 {
+		t.Errorf("%d MB were allocated for %d bytes", used>>20, len(p.get("metadata/2.targets.json")))
+	}
+	t.Logf("%d bytes: %d MB allocated, heap %d MB", len(p.get("metadata/2.targets.json")), (after.TotalAlloc-before.TotalAlloc)>>20, after.HeapInuse>>20)
+}
+
 // Without an attack, the same machine reads the second version.
 func TestNoAttack(t *testing.T) {
 	p := newProject(t)

@@ -35,11 +35,11 @@ type Limits struct {
 	Attempts    int // interrupted downloads are taken up again so often, if they come further
 }
 
-// DefaultLimits suit machines on slow lines: 1 KiB/s is enough. Targets of 2 MiB
-// tell of more than a thousand releases.
+// DefaultLimits suit machines on slow lines: 1 KiB/s is enough. Targets of 1 MiB
+// tell of a thousand images; verifying them allocates some 70 MB on the way, not all at once.
 func DefaultLimits() Limits {
 	return Limits{
-		RootBytes: 64 << 10, TimestampBytes: 16 << 10, SnapshotBytes: 64 << 10, TargetsBytes: 2 << 20,
+		RootBytes: 64 << 10, TimestampBytes: 16 << 10, SnapshotBytes: 64 << 10, TargetsBytes: 1 << 20,
 		Roots: 256, FileTime: time.Minute, RefreshTime: 10 * time.Minute,
 		Window: time.Minute, WindowBytes: 60 << 10, Attempts: 20,
 	}

@@ -253,15 +253,21 @@ func (s *session) targets(ctx context.Context) error {
 	return s.Store.Save("targets.json", data)
 }
 
+// updateTargets reads the one file that may be large as few times as it can.
 func (s *session) updateTargets(data []byte) error {
-	if err := checkTargets(data); err != nil {
+	if err := checkJSON(data); err != nil {
 		return err
 	}
 	m, err := s.trusted.UpdateTargets(data)
-	if err == nil && m.Signed.IsExpired(s.now) { // also when it was carried
-		err = fmt.Errorf("%w on %s", ErrExpired, m.Signed.Expires.Format(time.DateOnly))
+	switch {
+	case err != nil:
+		return err
+	case m.Signed.IsExpired(s.now): // also when it was carried
+		return fmt.Errorf("%w on %s", ErrExpired, m.Signed.Expires.Format(time.DateOnly))
+	case m.Signed.Delegations != nil:
+		return errors.New("delegations are not used here")
 	}
-	return err
+	return nil
 }
 
 // explain says what go-tuf's errors mean here, and what can be done.

@@ -111,22 +111,3 @@ func checkSnapshot(data []byte, l Limits) (expires time.Time, err error) {
 	}
 	return m.Signed.Expires, checkMeta(m.Signed.Meta, "targets.json", l.TargetsBytes)
 }
-
-func checkTargets(data []byte) error {
-	if err := checkJSON(data); err != nil {
-		return err
-	}
-	m, err := metadata.Targets().FromBytes(data)
-	if err != nil {
-		return err
-	}
-	for name, t := range m.Signed.Targets {
-		if t == nil {
-			return fmt.Errorf("target %.200q is not described", name)
-		}
-	}
-	if m.Signed.Delegations != nil {
-		return fmt.Errorf("delegations are not used here")
-	}
-	return checkSignatures(m.Signatures)
-}

@@ -53,7 +53,7 @@ func newReleaseCommand(a *app) *cobra.Command {
 	f.StringVar(&r.keys, "keys", cmp.Or(os.Getenv("WHERRY_RELEASE_KEYS"), defaultReleaseKeys()), "folder of the keys of targets, snapshot and timestamp ($WHERRY_RELEASE_KEYS)")
 	f.StringArrayVar(&r.rootKeys, "root-key", nil, "file of a root key; again for more")
 	f.StringVar(&r.passphraseFile, "passphrase-file", "", "file with the passphrase of the keys (default: $WHERRY_PASSPHRASE, or ask)")
-	cmd.AddCommand(r.keyCommand(), r.initCommand(), r.publishCommand(), r.promoteCommand(), r.rolloutCommand(), r.withdrawCommand(),
+	cmd.AddCommand(r.keyCommand(), r.initCommand(), r.publishCommand(), r.promoteCommand(), r.rolloutCommand(), r.withdrawCommand(), r.removeCommand(),
 		r.refreshCommand(), r.listCommand(), r.versionCommand(), r.serveCommand(), r.bundleCommand(), r.verifyCommand(), r.chooseCommand())
 	return cmd
 }
@@ -322,6 +322,24 @@ func (r *releaseApp) withdrawCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "what is wrong with it, for all to read")
 	return cmd
+}
+
+func (r *releaseApp) removeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm VERSION", Short: "Take a withdrawn release out of the repository", Args: cobra.ExactArgs(1),
+		Long:              "Take a withdrawn release out of the repository, with its files. Machines read at most\n1 MiB about releases, which is a thousand images.",
+		Example:           "  wherry release rm 12.0.0",
+		ValidArgsFunction: r.completeVersion,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := release.ParseVersion(args[0])
+			if err != nil {
+				return err
+			}
+			return r.with(cmd, func(ctx context.Context, repository *publishing.Repository, keys publishing.Keys) error {
+				return repository.Remove(ctx, keys, v)
+			})
+		},
+	}
 }
 
 func (r *releaseApp) refreshCommand() *cobra.Command {

@@ -128,6 +128,9 @@ func TestReleaseCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(p.run("ls -o json")), &list); err != nil || len(list) != 2 || list[0].Withdrawn == nil {
 		t.Errorf("%+v %v", list, err)
 	}
+	p.refuses("rm 12.0.0", "withdraw it first")
+	p.run("rm 12.1.0")
+	p.says("verify "+p.url+trusted, "12.0.0 core-amd64: 2 files")
 }
 
 func TestReleaseRefusals(t *testing.T) {

@@ -11,7 +11,9 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"wherry.example/wherry/release"
 )
@@ -126,6 +128,29 @@ func (r *Repository) Withdraw(ctx context.Context, keys Keys, v release.Version,
 		e.Withdrawn = &release.Withdrawal{At: r.now(), Reason: reason}
 		return nil
 	})
+}
+
+// Remove takes a withdrawn version out of the repository, and then its files: no
+// machine asks for them any more. Files that a cut leaves behind are named by nothing.
+func (r *Repository) Remove(ctx context.Context, keys Keys, v release.Version) error {
+	names := r.editions(v)
+	if len(names) == 0 {
+		return fmt.Errorf("release %s is not published: see `wherry release ls`", v)
+	}
+	for _, name := range names {
+		if e, err := r.entry(name); err != nil || e.Withdrawn == nil {
+			return errors.Join(err, fmt.Errorf("release %s: withdraw it first, so that no machine is on its way to it", v))
+		}
+	}
+	for name := range r.targets.Signed.Targets {
+		if strings.HasPrefix(name, "releases/"+v.String()+"/") {
+			delete(r.targets.Signed.Targets, name)
+		}
+	}
+	if err := r.commit(ctx, keys, true); err != nil {
+		return err
+	}
+	return os.RemoveAll(filepath.Join(r.Dir, "targets", "releases", v.String()))
 }
 
 // Newest is the newest version in a channel that is not withdrawn.

@@ -153,6 +153,21 @@ func TestLifeOfARelease(t *testing.T) {
 	}
 	f.check(withdraw())
 	sees(release.Stable, "")
+	remove := func(v release.Version) error {
+		return f.with(func(ctx context.Context, r *Repository) error { return r.Remove(ctx, f.keys, v) })
+	}
+	if remove(v2) == nil {
+		t.Error("a release was removed that machines may be taking")
+	}
+	defer func() {
+		f.check(remove(v1))
+		if r, err := f.read(store); err != nil || len(r.Releases) != 1 || r.Releases[0].Version != v2 {
+			t.Errorf("after removing: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(f.dir, "targets/releases/12.0.0")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("its files are there: %v", err)
+		}
+	}()
 	if withdraw() == nil || promote(v1, release.Stable, all) == nil {
 		t.Error("a withdrawn release was changed")
 	}

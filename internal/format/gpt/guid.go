@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// TypeESP is the type of the partition that UEFI firmware boots from.
+var TypeESP = MustGUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
+
 // GUID as it is on the disk: the first three groups of its text are
 // little-endian there.
 type GUID [16]byte

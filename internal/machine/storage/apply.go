@@ -18,6 +18,13 @@ import (
 
 // formatPlace makes a state file system and returns the place that holds it.
 func (s *Storage) formatPlace(p place) (place, error) {
+	if p.Boot {
+		added, err := s.addPartition(p)
+		if err != nil || holdsState(added) {
+			return added, err
+		}
+		p = added
+	}
 	device, err := block.OpenExclusive(p.Path)
 	if err != nil {
 		return place{}, err
@@ -46,11 +53,34 @@ func (s *Storage) formatPlace(p place) (place, error) {
 	if err := device.RereadPartitions(); err != nil {
 		return place{}, err
 	}
-	return s.formatted(p.Disk)
+	return s.shown(p.Disk, holdsState)
 }
 
-// formatted finds the partition that formatDisk made, when the kernel shows it.
-func (s *Storage) formatted(disk string) (place, error) {
+// addPartition adds the state partition to a disk that holds the boot
+// partition alone, and returns it: claimed, or with the state in it that was
+// there before somebody wrote the disk's beginning anew.
+func (s *Storage) addPartition(p place) (place, error) {
+	d, err := s.disk(p.Disk)
+	if err != nil {
+		return place{}, err
+	}
+	device, err := block.OpenExclusive(d.Path)
+	if err != nil {
+		return place{}, err
+	}
+	defer device.Close()
+	s.observer.forget(p.Disk)
+	if err := addState(device, d.LogicalBytes, d.Bytes); err != nil {
+		return place{}, err
+	}
+	if err := device.RereadPartitions(); err != nil {
+		return place{}, err
+	}
+	return s.shown(p.Disk, func(p place) bool { return p.Meant && (p.Claimed || holdsState(p)) })
+}
+
+// shown finds a partition that was just made, when the kernel shows it.
+func (s *Storage) shown(disk string, is func(place) bool) (place, error) {
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		s.observer.forget(disk)
 		places, err := s.observer.look()
@@ -58,7 +88,7 @@ func (s *Storage) formatted(disk string) (place, error) {
 			return place{}, err
 		}
 		for _, p := range places {
-			if p.Disk == disk && p.Partition != 0 && holdsState(p) {
+			if p.Disk == disk && p.Partition != 0 && is(p) {
 				return p, nil
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"wherry.example/wherry/internal/disklayout"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/format/xfs"
 )
@@ -49,6 +50,49 @@ func formatDisk(d target, blockBytes int, size int64) error {
 	}
 	if err := writeSynced(d, writes[last].Data, writes[last].Offset); err != nil {
 		return fmt.Errorf("finish the partition table: %w", err)
+	}
+	return nil
+}
+
+// addState adds a partition for the state to the table of a disk that holds
+// the boot partition alone. The partition is claimed before it is in the table,
+// so that a power cut leaves the disk as it was, or with a claimed partition. A
+// state file system that lies just there is that of a machine whose boot
+// partition was written anew: it is kept. The disk gets an identity of its own
+// too, since all copies of an image have the same.
+func addState(d interface {
+	target
+	io.ReaderAt
+}, blockBytes int, size int64) error {
+	t, err := gpt.Read(d, blockBytes, uint64(size)/uint64(blockBytes))
+	if err != nil {
+		return err
+	}
+	first, last, ok := disklayout.Room(t)
+	start, length := int64(first)*int64(blockBytes), (int64(last+1)-int64(first))*int64(blockBytes)
+	if !ok || length < minBytes {
+		return errors.New("the disk has no room behind the boot partition any more")
+	}
+	t.ID = gpt.RandomGUID(random())
+	t.Partitions = append(t.Partitions, gpt.Partition{Type: TypeGUID, ID: gpt.RandomGUID(random()), First: first, Last: last, Name: Label})
+	writes, err := t.Writes()
+	if err != nil {
+		return err
+	}
+	there := place{Bytes: length}
+	inspect(io.NewSectionReader(d, start, length), &there)
+	if there.Problem != "" || !holdsState(there) && there.Super.Label == Label {
+		return fmt.Errorf("the room behind the boot partition holds state that is damaged or cannot be read; nothing on it was changed %s", there.Problem)
+	}
+	if !holdsState(there) {
+		if err := writeSynced(d, partitionClaim(), start+claimOffset(length)); err != nil {
+			return fmt.Errorf("claim the new partition: %w", err)
+		}
+	}
+	for _, w := range writes {
+		if err := writeSynced(d, w.Data, w.Offset); err != nil {
+			return fmt.Errorf("write the partition table: %w", err)
+		}
 	}
 	return nil
 }

@@ -8,22 +8,26 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
+	"wherry.example/wherry/internal/disklayout"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/format/xfs"
 	"wherry.example/wherry/internal/linux/block"
 )
 
 // observer looks at the disks. What it saw of a disk is remembered while the
-// disk stays the same size, so that looking again for a new one is cheap.
+// disk has the same size and partitions (the kernel shows a new disk a moment
+// before its partitions), so that looking again for a new one is cheap.
 type observer struct {
 	lister block.Lister
 	seen   map[string]sight
 }
 
 type sight struct {
-	bytes  int64
-	places []place
+	bytes      int64
+	partitions []block.Partition
+	places     []place
 }
 
 // look returns all places, disks in order, each before its partitions.
@@ -38,8 +42,8 @@ func (o *observer) look() ([]place, error) {
 	var all []place
 	for _, d := range disks {
 		s, ok := o.seen[d.Name]
-		if !ok || s.bytes != d.Bytes {
-			s = sight{d.Bytes, observeDisk(d)}
+		if !ok || s.bytes != d.Bytes || !slices.Equal(s.partitions, d.Partitions) {
+			s = sight{d.Bytes, d.Partitions, observeDisk(d)}
 			o.seen[d.Name] = s
 		}
 		all = append(all, s.places...)
@@ -63,18 +67,30 @@ func observeDisk(d block.Disk) []place {
 	defer device.Close()
 	inspect(device, &whole)
 	whole.Claimed = claimedDisk(device, d.LogicalBytes, d.Bytes)
-	places := []place{whole}
 	if whole.Claimed {
-		return places // what its partitions hold is unfinished
+		return []place{whole} // what its partitions hold is unfinished
 	}
 	table, err := gpt.Read(device, d.LogicalBytes, uint64(d.Bytes)/uint64(d.LogicalBytes))
 	if err != nil && !errors.Is(err, gpt.ErrNone) {
 		whole.Problem = err.Error()
 	}
+	if table != nil && len(d.Partitions) == 1 {
+		whole.Boot, whole.Room = room(table)
+	}
+	places := []place{whole}
 	for _, part := range d.Partitions {
 		places = append(places, observePartition(whole, part, meant(table, part, d.LogicalBytes)))
 	}
 	return places
+}
+
+// room tells a disk of Wherry's that has no state yet, and what is free on it.
+func room(table *gpt.Table) (boot bool, bytes int64) {
+	first, last, ok := disklayout.Room(table)
+	if !ok {
+		return false, 0
+	}
+	return true, max(0, int64(last+1)-int64(first)) * int64(table.BlockBytes)
 }
 
 // meant tells whether the partition table gives a partition to the state.

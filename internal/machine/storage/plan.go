@@ -29,6 +29,10 @@ type place struct {
 	Meant bool
 	// Claimed tells that Wherry began to format it and did not finish.
 	Claimed bool
+	// Boot tells a disk of Wherry's that holds the boot partition and nothing
+	// else, Room how many bytes are free behind it.
+	Boot bool
+	Room int64
 	// Problem is why it could not be read.
 	Problem string
 }
@@ -59,8 +63,8 @@ type plan struct {
 const minBytes = xfs.MinBytes + 4<<20
 
 // decide chooses: the state that exists; else a place that Wherry began to
-// format; else a partition that is meant for it; else the first empty disk;
-// else memory. Whatever holds data stays as it is. Damaged state is never
+// format; else a partition that is meant for it; else the room that a disk of
+// Wherry's has behind its boot partition; else the first empty disk; else memory. Whatever holds data stays as it is. Damaged state is never
 // passed over for an empty disk: that would be a machine without its memory
 // that looks healthy.
 func decide(places []place) plan {
@@ -76,6 +80,7 @@ func decide(places []place) plan {
 	}{
 		{func(p place) bool { return p.Claimed }, "its formatting was interrupted"},
 		{func(p place) bool { return p.Meant && p.Content == "empty" }, "the partition is meant for the state"},
+		{func(p place) bool { return p.Room >= minBytes && !p.Removable }, "it has room behind the boot partition"},
 		{func(p place) bool { return p.Partition == 0 && !p.Split && !p.Removable && p.Content == "empty" }, "the disk is empty"},
 	} {
 		for _, p := range places {
@@ -143,6 +148,10 @@ func whyMemory(places []place) string {
 		switch {
 		case p.Problem != "":
 			reasons = append(reasons, fmt.Sprintf("%s cannot be read (%s)", p.Name, p.Problem))
+		case p.Boot && p.Room < minBytes:
+			reasons = append(reasons, fmt.Sprintf("%s has no room behind the boot partition: make the disk larger", p.Name))
+		case p.Boot && p.Removable:
+			reasons = append(reasons, p.Name+" is removable")
 		case p.Content != "empty" || p.Split:
 			reasons = append(reasons, fmt.Sprintf("%s holds data (%s)", p.Name, p.Content))
 		case p.ReadOnly:

@@ -32,6 +32,10 @@ func claimed(p place) place   { p.Claimed = true; return p }
 func readOnly(p place) place  { p.ReadOnly = true; return p }
 func removable(p place) place { p.Removable = true; return p }
 func small(p place) place     { p.Bytes = 1 << 20; return p }
+func boot(p place, room int64) place {
+	p.Boot, p.Room = true, room
+	return split(p)
+}
 func unreadable(p place) place {
 	p.Content, p.Problem = "", "input/output error"
 	return p
@@ -74,6 +78,12 @@ func TestDecide(t *testing.T) {
 		"an unreadable disk":                  {[]place{unreadable(disk("vda", ""))}, useMemory, "", false, "cannot be read"},
 		"a read-only empty disk":              {[]place{readOnly(disk("vda", "empty"))}, useMemory, "", false, "read-only"},
 		"a removable empty disk":              {[]place{removable(disk("sda", "empty"))}, useMemory, "", false, "removable"},
+		"room behind the boot partition":      {[]place{disk("vda", "empty"), boot(disk("vdb", "gpt"), gib), partition("vdb", "vdb1", "vfat")}, format, "vdb", false, "room behind"},
+		"state before room":                   {[]place{boot(disk("vda", "gpt"), gib), stateOn(disk("vdb", ""))}, useState, "vdb", false, ""},
+		"no room behind the boot partition":   {[]place{boot(disk("vda", "gpt"), minBytes-1)}, useMemory, "", false, "make the disk larger"},
+		"an empty disk beside too little":     {[]place{boot(disk("vda", "gpt"), 0), disk("vdb", "empty")}, format, "vdb", false, ""},
+		"room on a removable disk":            {[]place{removable(boot(disk("sda", "gpt"), gib))}, useMemory, "", false, "removable"},
+		"room on a read-only disk":            {[]place{readOnly(boot(disk("sda", "gpt"), gib))}, useMemory, "", false, "sda"},
 		"a small empty disk":                  {[]place{small(disk("vda", "empty"))}, useMemory, "", false, "too small"},
 	} {
 		p := decide(c.places)

@@ -6,8 +6,9 @@
 // It owns the mount at /state and the place below it: an XFS file system
 // labelled "wherry-state" on a partition of its own. At boot it looks at all
 // disks (observe.go), decides (plan.go), and acts (apply.go, format.go): state
-// that exists is mounted; without any, the first disk with nothing at all on
-// it, or an empty partition that is meant for the state, is formatted; else
+// that exists is mounted; without any, an empty partition that is meant for the
+// state is formatted, or one made in the room behind the boot partition of a
+// disk of Wherry's, or the first disk with nothing at all on it; else
 // /state is in memory and the machine says so. A disk with data on it is never
 // touched.
 //

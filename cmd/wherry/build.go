@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -21,11 +22,22 @@ func newBuildCommand() *cobra.Command {
 		Use:   "build",
 		Short: "Build the operating system",
 		Long: `Build the operating system out of this checkout: kernel, root image, initramfs,
-manifest and list of contents, into build/EDITION-ARCH.
+manifest and list of contents, into build/EDITION-ARCH. --format makes more of
+them, beside those as wherry.FORMAT:
+
+  efi    the OS in one file, for UEFI firmware (a unified kernel image)
+  raw    a disk with a boot loader and that file; the machine makes the
+         partition for its state at the first boot, as large as the disk
+  qcow2  the same for QEMU and clouds
+
+With --secure-boot-key and --secure-boot-cert (RSA, PEM) the OS file and the
+boot loader are signed for Secure Boot, and disks carry the certificate for the
+loader's menu to enrol, or with --secure-boot-enroll for the loader to enrol by
+itself where the firmware is in setup mode.
 
 The kernel is the newest Debian cloud kernel that apt offers. On systems
-without apt give one with --kernel and --modules, and CA certificates with
---certificates.`,
+without apt give one with --kernel and --modules, CA certificates with
+--certificates, and systemd's boot stub and loader with --boot-files.`,
 		Args: refuseFolder,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
@@ -46,6 +58,11 @@ without apt give one with --kernel and --modules, and CA certificates with
 	f.StringVar(&o.Kernel, "kernel", "", "kernel image to use instead of Debian's")
 	f.StringVar(&o.Modules, "modules", "", "folder of that kernel's modules (as in /lib/modules/RELEASE)")
 	f.StringVar(&o.Certificates, "certificates", "", "file of CA certificates (PEM) to use instead of Debian's")
+	f.StringVar(&o.BootFiles, "boot-files", "", "folder of linuxx64.efi.stub and systemd-bootx64.efi to use instead of Debian's")
+	f.StringSliceVar(&o.Formats, "format", nil, "also make: "+strings.Join(image.Formats, ", "))
+	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "sign for Secure Boot with this RSA key (PEM)")
+	f.StringVar(&o.SecureBootCertificate, "secure-boot-cert", "", "the key's certificate (PEM)")
+	f.BoolVar(&o.SecureBootEnroll, "secure-boot-enroll", false, "have disks enrol the certificate at their first boot")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print the size of every program and group of modules")
 	return cmd
 }
@@ -56,6 +73,9 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, p := range m.Parts {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, megabytes(p.Bytes), p.SHA256[:16])
+	}
+	if m.Boot != nil {
+		fmt.Fprintf(t, "  PCR 11\t\t%s\n", m.Boot.PCR11[:16])
 	}
 	if !verbose {
 		return t.Flush()

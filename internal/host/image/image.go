@@ -6,9 +6,11 @@
 //
 // Build goes through fixed steps, each from values to values: kernel and
 // modules (package kernel), programs (component), the root's file tree
-// (rootfs), the packed root and the initramfs (bootimage), the list of what is
-// inside (sbom), and the manifest with the hash of every part. The output
-// folder holds kernel, root.squashfs, initramfs, sbom.json and manifest.json.
+// (rootfs), the packed root and the initramfs (bootimage), the formats that were
+// asked for (bootimage, disk), the list of what is inside (sbom), and the
+// manifest with the hash of every part. The output folder holds kernel,
+// root.squashfs, initramfs, sbom.json, manifest.json, and wherry.FORMAT of
+// each format; those of an older build that were not made anew are removed.
 //
 // The same sources, with the same kernel package and Go version, give the same
 // bytes on every machine and in every folder: no clock, no host name and no path
@@ -25,6 +27,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +47,14 @@ type Options struct {
 	Kernel       string // kernel image, instead of Debian's
 	Modules      string // its modules; goes with Kernel
 	Certificates string // CA certificates (PEM), instead of Debian's
+	BootFiles    string // folder of systemd's boot stub and loader, instead of Debian's
+
+	// Formats beside the parts: see Formats.
+	Formats []string
+	// SecureBootKey and SecureBootCertificate (PEM files) sign what firmware starts.
+	SecureBootKey, SecureBootCertificate string
+	// SecureBootEnroll has disks enrol the certificate at their first boot.
+	SecureBootEnroll bool
 
 	Progress func(string) // called with one line for each slow step; may be nil
 }
@@ -93,6 +104,9 @@ func Build(ctx context.Context, o Options) (Result, error) {
 func (o *Options) fill() error {
 	if (o.Kernel == "") != (o.Modules == "") {
 		return errors.New("a kernel and its modules go together: give both --kernel and --modules")
+	}
+	if err := o.checkFormats(); err != nil {
+		return err
 	}
 	if o.Edition == "" {
 		o.Edition = "core"
@@ -150,6 +164,8 @@ type build struct {
 	binaries []component.Binary
 	init     component.Binary
 	certs    certificates
+	boot     bootFiles
+	measured *Boot // what the manifest tells of the OS file; nil: there is none
 }
 
 func newBuild(o Options) (*build, error) {
@@ -167,14 +183,11 @@ func newBuild(o Options) (*build, error) {
 }
 
 func (b *build) run(ctx context.Context) (Result, error) {
-	steps := []func(context.Context) error{b.takeKernel, b.takeCertificates, b.buildPrograms}
+	steps := []func(context.Context) error{b.takeKernel, b.takeCertificates, b.takeBootFiles, b.buildPrograms, b.pack, b.makeFormats}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return Result{}, err
 		}
-	}
-	if err := b.pack(ctx); err != nil {
-		return Result{}, err
 	}
 	m, err := b.describe(ctx)
 	if err != nil {
@@ -291,12 +304,13 @@ func (b *build) describe(ctx context.Context) (Manifest, error) {
 		Version: b.version, Edition: b.edition.Name, Arch: arch,
 		Kernel:  KernelSource{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
 		Modules: Modules{Count: len(b.root.Order)},
+		Boot:    b.measured,
 		Source:  sourceState(ctx, b.Source),
 	}
 	for _, name := range b.root.Order {
 		m.Modules.Bytes += int64(len(b.root.Files[name]))
 	}
-	for _, name := range parts {
+	for _, name := range b.partNames() {
 		p, err := measure(b.tmp, name)
 		if err != nil {
 			return m, err
@@ -315,16 +329,39 @@ func (b *build) packages() []deb.Candidate {
 	if b.certs.source.Package != "" {
 		out = append(out, b.certs.source)
 	}
+	if b.boot.source.Package != "" {
+		out = append(out, b.boot.source)
+	}
 	for _, p := range b.binaries {
 		out = append(out, p.Linked...)
 	}
 	return out
 }
 
+// partNames are the files of this image beside its manifest.
+func (b *build) partNames() []string {
+	names := slices.Clone(parts)
+	for _, format := range b.Formats {
+		names = append(names, formatFile(format))
+	}
+	return names
+}
+
 // publish moves the finished parts to where they belong, the manifest last.
+// Formats of an older build are not of this one: they go.
 func (b *build) publish() error {
-	for _, name := range append(parts[:len(parts):len(parts)], manifestName) {
+	names := append(b.partNames(), manifestName)
+	for _, name := range names {
 		if err := os.Rename(filepath.Join(b.tmp, name), filepath.Join(b.Output, name)); err != nil {
+			return err
+		}
+	}
+	for _, format := range Formats {
+		name := formatFile(format)
+		if slices.Contains(names, name) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(b.Output, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

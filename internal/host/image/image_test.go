@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -163,9 +164,9 @@ func TestTwoFoldersSameBytes(t *testing.T) {
 	compare(t, a.Dir, b.Dir)
 }
 
-func compare(t *testing.T, a, b string) {
+func compare(t *testing.T, a, b string, more ...string) {
 	t.Helper()
-	for _, name := range append([]string{manifestName}, parts...) {
+	for _, name := range slices.Concat([]string{manifestName}, parts, more) {
 		x, err := os.ReadFile(filepath.Join(a, name))
 		if err != nil {
 			t.Fatal(err)
@@ -260,6 +261,10 @@ func TestRefuses(t *testing.T) {
 		"a path":          {Options{Edition: "../core"}, "not a name"},
 		"unknown field":   {Options{Edition: "odd"}, "programms"},
 		"wrong name":      {Options{Edition: "other"}, "core"},
+		"unknown format":  {Options{Formats: []string{"efi", "floppy"}}, "there are efi, raw, qcow2"},
+		"key alone":       {Options{Formats: []string{"efi"}, SecureBootKey: "x"}, "--secure-boot-cert"},
+		"nothing to sign": {Options{SecureBootKey: "x", SecureBootCertificate: "y"}, "--format"},
+		"no key to enrol": {Options{Formats: []string{"efi"}, SecureBootEnroll: true}, "--secure-boot-key"},
 		"no such kernel":  {Options{Kernel: "/nonexistent", Modules: source}, "kernel image /nonexistent"},
 	} {
 		c.o.Source, c.o.Cache = source, t.TempDir()

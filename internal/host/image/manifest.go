@@ -19,7 +19,7 @@ import (
 
 const manifestName = "manifest.json"
 
-// parts are the files of an image beside its manifest.
+// parts are the files of every image beside its manifest.
 var parts = []string{"kernel", "root.squashfs", "initramfs", "sbom.json"}
 
 // Manifest describes an image.
@@ -29,6 +29,7 @@ type Manifest struct {
 	Arch    string       `json:"arch"`
 	Kernel  KernelSource `json:"kernel"`
 	Modules Modules      `json:"modules"`
+	Boot    *Boot        `json:"boot,omitempty"`
 	Source  *Source      `json:"source,omitempty"`
 	Parts   []Part       `json:"parts"`
 }
@@ -38,6 +39,18 @@ type KernelSource struct {
 	Package string `json:"package,omitempty"`
 	Version string `json:"version,omitempty"`
 	Release string `json:"release,omitempty"`
+}
+
+// Boot tells of the OS file, and of the loader in the disks.
+type Boot struct {
+	// Package and Version are those of the boot stub and the loader; no package
+	// when they were given as files.
+	Package string `json:"package,omitempty"`
+	Version string `json:"version,omitempty"`
+	// PCR11 is what a TPM's register 11 (SHA-256) holds when the kernel starts.
+	PCR11 string `json:"pcr11"`
+	// SignedBy is the SHA-256 of the certificate whose key signed; empty: nobody did.
+	SignedBy string `json:"signedBy,omitempty"`
 }
 
 // Modules are the kernel modules in the root, as they lie there: not compressed.

@@ -34,6 +34,11 @@ func TestCoreIsReproducible(t *testing.T) {
 	if _, err := loadCertificates(t.Context(), "", cache, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
+	warm := &build{Options: Options{Cache: cache, Formats: Formats, Progress: func(string) {}}}
+	if err := warm.takeBootFiles(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	key, certificate := secureBootKey(t)
 	// Copied once from the checkout, which somebody may be editing, and again from there.
 	first, second := t.TempDir(), t.TempDir()
 	cloneCheckout(t, first)
@@ -42,8 +47,8 @@ func TestCoreIsReproducible(t *testing.T) {
 	}
 	var dirs [2]string
 	for i, source := range []string{first, second} {
-		o := Options{Source: source, Cache: t.TempDir()}
-		for _, shared := range []string{"kernel", "certificates"} {
+		o := Options{Source: source, Cache: t.TempDir(), Formats: Formats, SecureBootKey: key, SecureBootCertificate: certificate}
+		for _, shared := range []string{"kernel", "certificates", "bootloader"} {
 			if err := os.Symlink(filepath.Join(cache, shared), filepath.Join(o.Cache, shared)); err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +59,7 @@ func TestCoreIsReproducible(t *testing.T) {
 		}
 		dirs[i] = r.Dir
 	}
-	compare(t, dirs[0], dirs[1])
+	compare(t, dirs[0], dirs[1], "wherry.efi", "wherry.raw", "wherry.qcow2")
 }
 
 // cloneCheckout copies the files that git knows of, or would know of.

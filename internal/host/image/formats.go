@@ -1,0 +1,136 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"wherry.example/wherry/internal/format/pe"
+	"wherry.example/wherry/internal/host/bootimage"
+	"wherry.example/wherry/internal/host/disk"
+)
+
+// Formats are what an image can be made as beside its parts: the OS file for
+// UEFI firmware, and disks that boot it.
+var Formats = []string{formatEFI, formatRaw, formatQCOW2}
+
+const (
+	formatEFI   = "efi"
+	formatRaw   = "raw"
+	formatQCOW2 = "qcow2"
+)
+
+func formatFile(format string) string { return "wherry." + format }
+
+// checkFormats puts the formats in order, each once.
+func (o *Options) checkFormats() error {
+	for _, f := range o.Formats {
+		if !slices.Contains(Formats, f) {
+			return fmt.Errorf("format %q: there are %s", f, strings.Join(Formats, ", "))
+		}
+	}
+	o.Formats = slices.DeleteFunc(slices.Clone(Formats), func(f string) bool { return !slices.Contains(o.Formats, f) })
+	switch {
+	case (o.SecureBootKey == "") != (o.SecureBootCertificate == ""):
+		return errors.New("a key and its certificate go together: give both --secure-boot-key and --secure-boot-cert")
+	case o.SecureBootKey != "" && len(o.Formats) == 0:
+		return errors.New("there is nothing to sign for Secure Boot: name a --format")
+	case o.SecureBootKey == "" && o.SecureBootEnroll:
+		return errors.New("there is nothing to enrol: give --secure-boot-key and --secure-boot-cert")
+	}
+	return nil
+}
+
+// signer reads the key for Secure Boot; nil when none was given.
+func (o *Options) signer() (*pe.Signer, error) {
+	if o.SecureBootKey == "" {
+		return nil, nil
+	}
+	key, err := os.ReadFile(o.SecureBootKey)
+	if err != nil {
+		return nil, fmt.Errorf("key for Secure Boot: %w", err)
+	}
+	certificate, err := os.ReadFile(o.SecureBootCertificate)
+	if err != nil {
+		return nil, fmt.Errorf("certificate for Secure Boot: %w", err)
+	}
+	s, err := pe.ParseSigner(key, certificate)
+	if err != nil {
+		return nil, fmt.Errorf("sign for Secure Boot with %s and %s: %w", o.SecureBootKey, o.SecureBootCertificate, err)
+	}
+	return s, nil
+}
+
+// makeFormats makes the OS file, and the disks out of it.
+func (b *build) makeFormats(context.Context) error {
+	if len(b.Formats) == 0 {
+		return nil
+	}
+	signer, err := b.signer()
+	if err != nil {
+		return err
+	}
+	uki, err := b.uki(signer)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(b.Formats, formatEFI) {
+		if err := os.WriteFile(b.formatPath(formatEFI), uki, 0o644); err != nil {
+			return err
+		}
+	}
+	return b.makeDisks(uki, signer)
+}
+
+// uki makes the OS file of the parts, and keeps what the manifest tells of it.
+func (b *build) uki(signer *pe.Signer) ([]byte, error) {
+	u := bootimage.UKI{Stub: b.boot.stub, Cmdline: bootimage.Cmdline, OSRelease: b.osRelease(), Release: b.kernel.Release, Signer: signer}
+	var err error
+	if u.Kernel, err = os.ReadFile(filepath.Join(b.tmp, "kernel")); err != nil {
+		return nil, err
+	}
+	if u.Initramfs, err = os.ReadFile(filepath.Join(b.tmp, "initramfs")); err != nil {
+		return nil, err
+	}
+	b.measured = &Boot{Package: b.boot.source.Package, Version: b.boot.source.Version, PCR11: u.PCR11()}
+	if signer != nil {
+		sum := sha256.Sum256(signer.Certificate.Raw)
+		b.measured.SignedBy = hex.EncodeToString(sum[:])
+	}
+	out, err := u.Build()
+	if err != nil {
+		return nil, fmt.Errorf("make the OS file: %w", err)
+	}
+	return out, nil
+}
+
+func (b *build) makeDisks(uki []byte, signer *pe.Signer) error {
+	if !slices.Contains(b.Formats, formatRaw) && !slices.Contains(b.Formats, formatQCOW2) {
+		return nil
+	}
+	loader, err := bootimage.Sign(b.boot.loader, signer)
+	if err != nil {
+		return fmt.Errorf("sign the boot loader: %w", err)
+	}
+	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
+	// The raw disk is what the others are made of, also where nobody asked for it.
+	raw := b.formatPath(formatRaw)
+	if err := disk.WriteRaw(raw, c); err != nil {
+		return err
+	}
+	if slices.Contains(b.Formats, formatQCOW2) {
+		return disk.WriteQCOW2(b.formatPath(formatQCOW2), raw)
+	}
+	return nil
+}
+
+func (b *build) formatPath(format string) string { return filepath.Join(b.tmp, formatFile(format)) }

@@ -34,10 +34,11 @@ func newVMCommand() *cobra.Command {
 
 // vmStartFlags are what was said on the command line; what was not said stays as remembered.
 type vmStartFlags struct {
-	image, memory, disk, configFile, cmdline string
-	cpus                                     int
-	ports, extraDisks                        []string
-	timeout                                  time.Duration
+	image, diskImage, memory, disk, configFile, cmdline string
+	secureBoot                                          bool
+	cpus                                                int
+	ports, extraDisks                                   []string
+	timeout                                             time.Duration
 }
 
 func newVMStartCommand() *cobra.Command {
@@ -59,6 +60,8 @@ otherwise.`,
 	flags.StringVar(&f.memory, "memory", "1G", "memory")
 	flags.IntVar(&f.cpus, "cpus", qemu.DefaultCPUs, "virtual CPUs")
 	flags.StringVar(&f.disk, "disk", "10G", `size of the state disk (takes space as it fills), or "none"`)
+	flags.StringVar(&f.diskImage, "disk-image", "", "boot by UEFI firmware from a disk that begins as a copy of this file (raw or qcow2)")
+	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image: firmware that can check signatures")
 	flags.StringArrayVar(&f.extraDisks, "extra-disk", nil, "attach a raw disk image too (repeat for more)")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
 	flags.StringVar(&f.configFile, "config", "", "machine configuration (YAML); your key is added to it")
@@ -131,7 +134,7 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
 	}
 	var late []string
-	for _, name := range []string{"image", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+	for _, name := range []string{"image", "disk-image", "secure-boot", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {
 			late = append(late, "--"+name)
 		}
@@ -156,6 +159,12 @@ func printStarted(w io.Writer, info qemu.Info, took time.Duration) {
 func (f vmStartFlags) apply(s *qemu.Settings, changed func(string) bool) error {
 	if changed("image") || s.Image == "" {
 		s.Image = f.image
+	}
+	if changed("disk-image") {
+		s.DiskImage = f.diskImage
+	}
+	if changed("secure-boot") {
+		s.SecureBoot = f.secureBoot
 	}
 	if changed("cpus") {
 		s.CPUs = f.cpus

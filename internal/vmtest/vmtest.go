@@ -28,9 +28,13 @@ type Options struct {
 	// Name of the machine; empty: "test".
 	Name string
 	// Image is a directory with kernel and initramfs; empty: see the package comment.
-	Image     string
-	MemoryMiB int
-	CPUs      int
+	Image string
+	// DiskImage is a disk to boot from by firmware instead of Image; SecureBoot
+	// gives the firmware that can check signatures.
+	DiskImage  string
+	SecureBoot bool
+	MemoryMiB  int
+	CPUs       int
 	// DiskBytes is the size of the state disk. NoDisk leaves it out.
 	DiskBytes int64
 	NoDisk    bool
@@ -71,7 +75,7 @@ func New(t testing.TB, o Options) *Machine {
 	if o.Name == "" {
 		o.Name = "test"
 	}
-	if o.Image == "" {
+	if o.Image == "" && o.DiskImage == "" {
 		o.Image = findImage(t)
 	}
 	vm, err := qemu.Store{Dir: t.TempDir()}.Create(o.Name)
@@ -113,6 +117,7 @@ func (m *Machine) settings() (qemu.Settings, error) {
 		return s, err
 	}
 	o := m.options
+	s.DiskImage, s.SecureBoot = o.DiskImage, o.SecureBoot
 	s.Image, s.ExtraDisks, s.Cmdline, s.Args = o.Image, o.ExtraDisks, o.Cmdline, o.Args
 	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 1, 2<<30
 	if o.MemoryMiB != 0 {

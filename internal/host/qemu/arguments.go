@@ -5,7 +5,6 @@ package qemu
 
 import (
 	"fmt"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -23,16 +22,12 @@ const defaultCmdline = "console=tty0 console=ttyS0 quiet panic=15 no_timer_check
 func arguments(name string, s Settings, accelerator string, config bool) []string {
 	args := []string{
 		"-name", "wherry-" + name,
-		// No SATA: its driver takes as long as the rest of the boot to find nothing.
-		"-machine", "q35,sata=off",
+		"-machine", s.machineType(),
 		"-accel", accelOption(accelerator),
 		"-cpu", cpuModel(accelerator),
 		"-m", strconv.Itoa(s.MemoryMiB) + "M",
 		"-smp", strconv.Itoa(s.CPUs),
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-kernel", filepath.Join(s.Image, "kernel"),
-		"-initrd", filepath.Join(s.Image, "initramfs"),
-		"-append", strings.TrimSpace(defaultCmdline + " " + s.Cmdline),
 		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",
 		"-serial", "chardev:console",
 		"-qmp", "unix:qmp.sock,server=on,wait=off",
@@ -41,8 +36,14 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 		// Without a ROM the firmware does not try to boot from the network.
 		"-device", "virtio-net-pci,netdev=net0,romfile=",
 	}
+	args = append(args, s.bootArguments()...)
 	if s.DiskBytes > 0 {
-		args = append(args, disk("state", "state.img")...)
+		state := disk("state", "state.img")
+		if s.DiskImage != "" {
+			// Else the firmware tries the network too.
+			state[len(state)-1] += ",bootindex=1"
+		}
+		args = append(args, state...)
 	}
 	for i, path := range s.ExtraDisks {
 		args = append(args, disk("extra"+strconv.Itoa(i), path)...)

@@ -53,6 +53,8 @@ var qemuCauses = []cause{
 }
 
 var consoleCauses = []cause{
+	{regexp.MustCompile(`(?i)(?:BdsDxe: failed to (?:load|start)|Error loading)[^\r\n]*(?:Access Denied|Security Violation)`), "Secure Boot refused what is on the disk: it is not signed by the owner of the firmware's keys, or was changed"},
+	{regexp.MustCompile(`BdsDxe: No bootable option|BdsDxe: failed to (?:load|start)`), "the firmware found nothing on the disk that it could start"},
 	{regexp.MustCompile(`No working init found|Failed to execute /init|Run /init as init process[^$]*error -`), "the initramfs holds no /init that runs: build the image again with `wherry build`"},
 	{regexp.MustCompile(`Initramfs unpacking failed|write error(?s:.*)Kernel panic`), "the initramfs is damaged or does not fit into memory: use a larger --memory, or build the image again"},
 	{regexp.MustCompile(`System is deadlocked on memory|Out of memory and no killable processes`), "the machine has too little memory: use a larger --memory"},
@@ -83,5 +85,10 @@ func likelyCause(qemu, console string) string {
 // fatal tells whether the console shows something no machine recovers from by
 // waiting, so that the start can be given up early.
 func fatal(console string) bool {
-	return strings.Contains(console, "Kernel panic - not syncing") || strings.Contains(console, "System is deadlocked on memory")
+	for _, end := range []string{"Kernel panic - not syncing", "System is deadlocked on memory", "BdsDxe: No bootable option or device was found"} {
+		if strings.Contains(console, end) {
+			return true
+		}
+	}
+	return false
 }

@@ -9,7 +9,8 @@
 //	vm.json      Settings: what the machine has, kept over restarts
 //	run.json     the running QEMU: pid, its start time, what the machine said when ready
 //	config.yaml  the machine's configuration, handed over by fw_cfg opt/wherry/config
-//	state.img    the state disk, a sparse raw file
+//	state.img    the state disk, a sparse raw file; with DiskImage the whole machine
+//	firmware.fd  the variables of its firmware, where it boots by firmware
 //	console.log  everything the machine printed; console.log.1 is the older part
 //	qemu.log     what QEMU itself printed at its last start
 //	*.sock       QEMU's monitor (QMP) and the serial console
@@ -51,9 +52,14 @@ const (
 // Settings are what a machine has. They are remembered over restarts.
 type Settings struct {
 	// Image is a directory with the files kernel and initramfs.
-	Image     string `json:"image"`
-	MemoryMiB int    `json:"memoryMiB"`
-	CPUs      int    `json:"cpus"`
+	Image string `json:"image"`
+	// DiskImage is a raw or qcow2 disk that the state disk begins as; the
+	// machine boots from it by UEFI firmware, and not from Image.
+	DiskImage string `json:"diskImage,omitempty"`
+	// SecureBoot gives it firmware that can check signatures, with no keys yet.
+	SecureBoot bool `json:"secureBoot,omitempty"`
+	MemoryMiB  int  `json:"memoryMiB"`
+	CPUs       int  `json:"cpus"`
 	// DiskBytes is the size of the state disk; 0: none. A disk that exists is
 	// grown, never shrunk.
 	DiskBytes int64 `json:"diskBytes"`
@@ -313,10 +319,8 @@ func (s Settings) validate() error {
 	if s.DiskBytes < 0 || s.DiskBytes > 1<<50 {
 		return fmt.Errorf("disk of %d bytes: use at most 1 PiB", s.DiskBytes)
 	}
-	for _, name := range []string{"kernel", "initramfs"} {
-		if _, err := os.Stat(filepath.Join(s.Image, name)); err != nil {
-			return fmt.Errorf("image %s: %w (build it with `wherry build`, or name another with --image)", s.Image, err)
-		}
+	if err := s.validateBoot(); err != nil {
+		return err
 	}
 	seen := []Forward{}
 	for _, f := range s.Forwards {
@@ -329,4 +333,32 @@ func (s Settings) validate() error {
 		seen = append(seen, f)
 	}
 	return nil
+}
+
+// validateBoot looks at what the machine boots from.
+func (s Settings) validateBoot() error {
+	switch {
+	case s.DiskImage != "" && s.DiskBytes == 0:
+		return errors.New("a machine that boots from a disk image needs a disk")
+	case s.DiskImage != "" && s.Cmdline != "":
+		return errors.New("the kernel's command line is part of the OS file in a disk image and can't be added to")
+	case s.DiskImage == "" && s.SecureBoot:
+		return errors.New("Secure Boot needs a disk image to boot from")
+	case s.DiskImage != "":
+		return nil
+	}
+	for _, name := range []string{"kernel", "initramfs"} {
+		if _, err := os.Stat(filepath.Join(s.Image, name)); err != nil {
+			return fmt.Errorf("image %s: %w (build it with `wherry build`, or name another with --image)", s.Image, err)
+		}
+	}
+	return nil
+}
+
+// imageID tells what the machine boots; nothing is known of a disk's contents.
+func (s Settings) imageID() string {
+	if s.DiskImage != "" {
+		return ""
+	}
+	return ImageID(s.Image)
 }

@@ -150,7 +150,7 @@ func TestPrepare(t *testing.T) {
 	defer taken.Close()
 	port := uint16(taken.Addr().(*net.TCPAddr).Port)
 	s := Settings{Image: testImage(t), MemoryMiB: 512, CPUs: 1, DiskBytes: 1 << 20, APIPort: port, Forwards: []Forward{{GuestPort: 80}}}
-	got, err := vm.prepare(StartOptions{Settings: s, Config: []byte("version: v1\n")})
+	got, err := vm.prepare(t.Context(), StartOptions{Settings: s, Config: []byte("version: v1\n")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,11 +158,11 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("ports were not chosen: %+v", got)
 	}
 	s.DiskBytes = 1 << 19
-	if _, err := vm.prepare(StartOptions{Settings: s}); err == nil || !strings.Contains(err.Error(), "can't shrink") {
+	if _, err := vm.prepare(t.Context(), StartOptions{Settings: s}); err == nil || !strings.Contains(err.Error(), "can't shrink") {
 		t.Errorf("shrinking the disk: %v", err)
 	}
 	s.DiskBytes = 1 << 21
-	if _, err := vm.prepare(StartOptions{Settings: s}); err != nil {
+	if _, err := vm.prepare(t.Context(), StartOptions{Settings: s}); err != nil {
 		t.Error(err)
 	}
 	if info, err := os.Stat(vm.path("state.img")); err != nil || info.Size() != 1<<21 {

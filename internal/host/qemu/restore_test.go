@@ -41,7 +41,7 @@ func TestFailedStartIsForgotten(t *testing.T) {
 	}
 
 	good := Settings{Image: bad.Image, MemoryMiB: 512, CPUs: 2, DiskBytes: 1 << 20}
-	if _, err := vm.prepare(StartOptions{Settings: good, Config: []byte("good")}); err != nil {
+	if _, err := vm.prepare(t.Context(), StartOptions{Settings: good, Config: []byte("good")}); err != nil {
 		t.Fatal(err)
 	}
 	var start *StartError

@@ -112,7 +112,7 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 		return run, fmt.Errorf("%w: %s (pid %d)", ErrRunning, vm.name, run.PID)
 	}
 	vm.quitOrphan(ctx)
-	s, err := vm.prepare(o)
+	s, err := vm.prepare(ctx, o)
 	if err != nil {
 		return Run{}, err
 	}
@@ -127,7 +127,7 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 	if err != nil {
 		return Run{}, fmt.Errorf("start QEMU for machine %s: %w", vm.name, err)
 	}
-	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset, ImageID: ImageID(s.Image)}
+	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset, ImageID: s.imageID()}
 	if err := vm.writeJSON("run.json", run); err != nil {
 		return Run{}, errors.Join(err, killProcess(pid, start))
 	}
@@ -135,7 +135,7 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 }
 
 // prepare makes the settings whole, remembers them, and writes the files that QEMU opens.
-func (vm *VM) prepare(o StartOptions) (Settings, error) {
+func (vm *VM) prepare(ctx context.Context, o StartOptions) (Settings, error) {
 	s, err := absolutePaths(o.Settings)
 	if err != nil {
 		return s, err
@@ -161,6 +161,12 @@ func (vm *VM) prepare(o StartOptions) (Settings, error) {
 			return s, fmt.Errorf("find a free port for the API: %w", err)
 		}
 	}
+	if err := vm.prepareFirmware(s); err != nil {
+		return s, err
+	}
+	if err := vm.copyDiskImage(ctx, s.DiskImage); err != nil {
+		return s, err
+	}
 	if err := vm.prepareDisk(s.DiskBytes); err != nil {
 		return s, err
 	}
@@ -176,6 +182,11 @@ func absolutePaths(s Settings) (Settings, error) {
 	var err error
 	if s.Image, err = filepath.Abs(s.Image); err != nil {
 		return s, err
+	}
+	if s.DiskImage != "" {
+		if s.DiskImage, err = filepath.Abs(s.DiskImage); err != nil {
+			return s, err
+		}
 	}
 	s.ExtraDisks = slices.Clone(s.ExtraDisks)
 	for i, path := range s.ExtraDisks {

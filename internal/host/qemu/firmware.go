@@ -1,0 +1,160 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"wherry.example/wherry/internal/atomicfile"
+)
+
+// firmware is UEFI for a virtual machine: code that all machines share, and
+// the template of its variables, of which each machine has a copy.
+type firmware struct{ code, variables string }
+
+// firmwares are where distributions keep EDK II's OVMF.
+var firmwares = []firmware{
+	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE_4M.fd", "/usr/share/edk2/ovmf/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+	{"/opt/homebrew/share/qemu/edk2-x86_64-code.fd", "/opt/homebrew/share/qemu/edk2-i386-vars.fd"},
+	{"/usr/local/share/qemu/edk2-x86_64-code.fd", "/usr/local/share/qemu/edk2-i386-vars.fd"},
+}
+
+var secureFirmwares = []firmware{
+	{"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE_4M.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+}
+
+func findFirmware(secure bool) (firmware, error) {
+	known := firmwares
+	if secure {
+		known = secureFirmwares
+	}
+	for _, f := range known {
+		_, code := os.Stat(f.code)
+		_, variables := os.Stat(f.variables)
+		if code == nil && variables == nil {
+			return f, nil
+		}
+	}
+	return firmware{}, errors.New("there is no UEFI firmware for virtual machines here: install it (Debian's package is ovmf)")
+}
+
+// prepareFirmware gives the machine variables of its own at its first start.
+func (vm *VM) prepareFirmware(s Settings) error {
+	if s.DiskImage == "" {
+		return nil
+	}
+	f, err := findFirmware(s.SecureBoot)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(vm.path("firmware.fd")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	template, err := os.ReadFile(f.variables)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(vm.path("firmware.fd"), template, 0o600)
+}
+
+// bootArguments let the machine boot the image's kernel directly, or its disk
+// by firmware.
+func (s Settings) bootArguments() []string {
+	if s.DiskImage == "" {
+		return []string{
+			"-kernel", filepath.Join(s.Image, "kernel"),
+			"-initrd", filepath.Join(s.Image, "initramfs"),
+			"-append", strings.TrimSpace(defaultCmdline + " " + s.Cmdline),
+		}
+	}
+	f, err := findFirmware(s.SecureBoot)
+	if err != nil {
+		return nil // prepareFirmware has told
+	}
+	args := []string{
+		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + escape(f.code),
+		"-drive", "if=pflash,unit=1,format=raw,file=firmware.fd",
+	}
+	if s.SecureBoot {
+		// Only the firmware, in system management mode, may write the variables.
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+	}
+	return args
+}
+
+func (s Settings) machineType() string {
+	// No SATA: its driver takes as long as the rest of the boot to find nothing.
+	if s.SecureBoot {
+		return "q35,sata=off,smm=on"
+	}
+	return "q35,sata=off"
+}
+
+// copyDiskImage makes the machine's disk out of its image, before the first start.
+// The disk is raw from then on: a format that QEMU had to guess could be forged
+// by the machine, to have a file of this computer shown to it.
+func (vm *VM) copyDiskImage(ctx context.Context, image string) error {
+	if image == "" {
+		return nil
+	}
+	if made, err := vm.madeOf(image); made || err != nil {
+		return err
+	}
+	format, err := imageFormat(image)
+	if err != nil {
+		return err
+	}
+	qemuImg, err := exec.LookPath("qemu-img")
+	if err != nil {
+		return errors.New("copying a disk image needs qemu-img: install it (Debian's package is qemu-utils)")
+	}
+	part := vm.path("state.img.part")
+	if out, err := exec.CommandContext(ctx, qemuImg, "convert", "-f", format, "-O", "raw", image, part).CombinedOutput(); err != nil {
+		return errors.Join(fmt.Errorf("copy disk image %s: %w: %s", image, err, bytes.TrimSpace(out)), os.Remove(part))
+	}
+	return os.Rename(part, vm.path("state.img"))
+}
+
+// madeOf tells whether the disk was made of the image. What is left of a first
+// start that failed does not count.
+func (vm *VM) madeOf(image string) (bool, error) {
+	for _, name := range []string{"vm.json", "state.img"} {
+		if _, err := os.Stat(vm.path(name)); errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	s, err := vm.Settings()
+	if err == nil && s.DiskImage != image {
+		err = fmt.Errorf("machine %s has a disk already that was not made of %s: remove the machine first (`wherry vm rm %s`), or give a new one another name", vm.name, image, vm.name)
+	}
+	return true, err
+}
+
+func imageFormat(image string) (string, error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return "", fmt.Errorf("disk image: %w (build it with `wherry build --format raw`)", err)
+	}
+	defer f.Close()
+	var magic [4]byte
+	if _, err := f.Read(magic[:]); err != nil {
+		return "", fmt.Errorf("disk image %s: %w", image, err)
+	}
+	if string(magic[:]) == "QFI\xfb" {
+		return "qcow2", nil
+	}
+	return "raw", nil
+}

@@ -123,7 +123,7 @@ func cleanLines(console []byte) []string {
 	return lines
 }
 
-var escapeRE = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|[@-Z\\\\^_c])")
+var escapeRE = regexp.MustCompile("\x1b(\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|[@-Z\\\\^_c])")
 
 func printable(line []byte) string {
 	clean := escapeRE.ReplaceAllString(strings.ToValidUTF8(string(line), "?"), "")

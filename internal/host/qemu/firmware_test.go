@@ -110,6 +110,9 @@ func TestDiskImageIsCopiedOnce(t *testing.T) {
 }
 
 func TestFirmwareCauses(t *testing.T) {
+	if got := tailLines([]byte("\x1b[2J\x1b[01;01H\x1b[=3hBdsDxe: loading\r\n"), 1); got != "BdsDxe: loading" {
+		t.Errorf("what the firmware does to the screen is left in %q", got)
+	}
 	for console, says := range map[string]string{
 		`Error loading \EFI\Linux\wherry_1.0.0.efi: Access Denied`:                                   "Secure Boot refused",
 		`BdsDxe: failed to load Boot0001 "UEFI Misc Device" from PciRoot(0x0): Access Denied`:        "Secure Boot refused",

@@ -47,7 +47,8 @@ type table struct {
 	quantum uint32
 }
 
-var errLayout = errors.New("not a line table that this version knows; was the program built by another Go?")
+// ErrLayout says that a table is not of a known layout. The program is as it was.
+var ErrLayout = errors.New("not a line table that this version knows; was the program built by another Go?")
 
 // DropLines clears files and lines of all functions that keep refuses, and
 // returns how many bytes are now zero. The program is an ELF file.
@@ -77,7 +78,7 @@ func open(program []byte) (*table, error) {
 
 func parse(b []byte) (*table, error) {
 	if len(b) < headerSize || binary.LittleEndian.Uint32(b) != magic || b[7] != 8 || b[6] == 0 {
-		return nil, errLayout
+		return nil, ErrLayout
 	}
 	var field [8]uint64
 	for i := range field {
@@ -86,11 +87,11 @@ func parse(b []byte) (*table, error) {
 	at := append(field[3:], uint64(len(b))) // names, units, files, tables, functions, end
 	for i := 1; i < len(at); i++ {
 		if at[i-1] < headerSize || at[i-1] > at[i] {
-			return nil, errLayout
+			return nil, ErrLayout
 		}
 	}
 	if at[5] > uint64(len(b)) || field[0] == 0 || field[0] > (at[5]-at[4])/(8+funcSize) {
-		return nil, errLayout
+		return nil, ErrLayout
 	}
 	return &table{data: b, names: b[at[0]:at[1]], pc: b[at[3]:at[4]], funcs: b[at[4]:at[5]], count: int(field[0]), quantum: uint32(b[6])}, nil
 }
@@ -110,15 +111,15 @@ func (t *table) function(i int) (function, error) {
 	off := binary.LittleEndian.Uint32(t.funcs[8*i+4:])
 	next := binary.LittleEndian.Uint32(t.funcs[8*i+8:])
 	if uint64(off)+funcSize > uint64(len(t.funcs)) || int(off) < 8*t.count+4 || next < entry {
-		return function{}, errLayout
+		return function{}, ErrLayout
 	}
 	f := function{record: t.funcs[off:], length: next - entry}
 	if f.at(0) != entry || uint64(f.at(atName)) >= uint64(len(t.names)) || uint64(f.at(atCount)) > uint64(len(f.record)-funcSize)/4 {
-		return function{}, errLayout
+		return function{}, ErrLayout
 	}
 	name, _, ok := bytes.Cut(t.names[f.at(atName):], []byte{0})
 	if !ok {
-		return function{}, errLayout
+		return function{}, ErrLayout
 	}
 	f.name = string(name)
 	return f, nil
@@ -203,7 +204,7 @@ func (t *table) end(off, length uint32) (uint32, error) {
 	for first := true; ; first = false {
 		value, n := binary.Uvarint(t.pc[min(p, uint64(len(t.pc))):])
 		if n <= 0 {
-			return 0, errLayout
+			return 0, ErrLayout
 		}
 		p += uint64(n)
 		if value == 0 && !first {
@@ -211,11 +212,11 @@ func (t *table) end(off, length uint32) (uint32, error) {
 		}
 		pc, n := binary.Uvarint(t.pc[p:])
 		if n <= 0 || pc == 0 {
-			return 0, errLayout
+			return 0, ErrLayout
 		}
 		p += uint64(n)
 		if covered += pc * uint64(t.quantum); covered > uint64(length) {
-			return 0, errLayout
+			return 0, ErrLayout
 		}
 	}
 	return uint32(p), nil
@@ -230,7 +231,7 @@ func disjoint(spans map[uint32]*span) error {
 	slices.SortFunc(all, func(a, b *span) int { return cmp.Compare(a.from, b.from) })
 	for i := 1; i < len(all); i++ {
 		if all[i].from < all[i-1].to {
-			return errLayout
+			return ErrLayout
 		}
 	}
 	return nil

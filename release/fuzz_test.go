@@ -50,7 +50,7 @@ func FuzzUnsignedMetadata(f *testing.F) {
 }
 
 func FuzzParseManifest(f *testing.F) {
-	f.Add([]byte(`{"version":"12.0.0","edition":"core","arch":"amd64","kernel":{},"pcr11":{"sha256":"00"},"parts":[{"name":"kernel","bytes":1,"sha256":"00"}]}`))
+	f.Add([]byte(`{"version":"12.0.0","edition":"core","arch":"amd64","kernel":{},"boot":{"pcr11":"00"},"parts":[{"name":"kernel","bytes":1,"sha256":"00"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := release.ParseManifest(data)
 		if err != nil {

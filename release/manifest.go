@@ -22,12 +22,14 @@ const (
 // architecture. Fields that this version does not know are left alone, so
 // that old machines can read new manifests.
 type Manifest struct {
-	Version Version           `json:"version"`
-	Edition string            `json:"edition"`
-	Arch    string            `json:"arch"`
-	Kernel  Kernel            `json:"kernel"`
-	PCR11   map[string]string `json:"pcr11,omitempty"` // by hash algorithm: what a TPM measures when this release boots
-	Parts   []Part            `json:"parts"`
+	Version Version `json:"version"`
+	Edition string  `json:"edition"`
+	Arch    string  `json:"arch"`
+	Kernel  Kernel  `json:"kernel"`
+	Modules Modules `json:"modules"`
+	Boot    *Boot   `json:"boot,omitempty"`   // nil: no OS file was built
+	Source  *Commit `json:"source,omitempty"` // nil: not built from a git checkout
+	Parts   []Part  `json:"parts"`
 }
 
 // Kernel tells where the kernel is from.
@@ -35,6 +37,30 @@ type Kernel struct {
 	Package string `json:"package,omitempty"`
 	Version string `json:"version,omitempty"`
 	Release string `json:"release,omitempty"`
+}
+
+// Modules are the kernel modules in the root, as they lie there: not compressed.
+type Modules struct {
+	Count int   `json:"count"`
+	Bytes int64 `json:"bytes"`
+}
+
+// Boot tells of the OS file, and of the loader in the disks.
+type Boot struct {
+	// Package and Version are those of the boot stub and the loader; no package
+	// when they were given as files.
+	Package string `json:"package,omitempty"`
+	Version string `json:"version,omitempty"`
+	// PCR11 is what a TPM's register 11 (SHA-256) holds when the kernel starts.
+	PCR11 string `json:"pcr11"`
+	// SignedBy is the SHA-256 of the certificate whose key signed; empty: nobody did.
+	SignedBy string `json:"signedBy,omitempty"`
+}
+
+// Commit is what was built.
+type Commit struct {
+	Hash     string `json:"commit"`
+	Modified bool   `json:"modified"` // there were changes beside the commit
 }
 
 // Part is one file of an image.
@@ -81,12 +107,15 @@ func (m Manifest) validate() error {
 		}
 		seen[p.Name] = true
 	}
-	for bank, value := range m.PCR11 {
-		if b, err := hex.DecodeString(value); !wordName.MatchString(bank) || err != nil || len(b) < 20 || len(b) > 64 {
-			return fmt.Errorf("pcr11 %.40q: %.80q is not a hash", bank, value)
-		}
+	if b := m.Boot; b != nil && (!isSHA256(b.PCR11) || b.SignedBy != "" && !isSHA256(b.SignedBy)) {
+		return fmt.Errorf("boot: %.80q and %.80q are not SHA-256", b.PCR11, b.SignedBy)
 	}
 	return nil
+}
+
+func isSHA256(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == 32
 }
 
 func (p Part) validate() error {
@@ -96,7 +125,7 @@ func (p Part) validate() error {
 	if p.Bytes < 0 || p.Bytes > MaxPartBytes {
 		return fmt.Errorf("part %s: %d bytes, the limit is %d", p.Name, p.Bytes, int64(MaxPartBytes))
 	}
-	if b, err := hex.DecodeString(p.SHA256); err != nil || len(b) != 32 {
+	if !isSHA256(p.SHA256) {
 		return fmt.Errorf("part %s: %.80q is not a SHA-256", p.Name, p.SHA256)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"wherry.example/wherry/internal/format/pe"
 	"wherry.example/wherry/internal/host/bootimage"
 	"wherry.example/wherry/internal/host/disk"
+	"wherry.example/wherry/release"
 )
 
 // Formats are what an image can be made as beside its parts: the OS file for
@@ -101,7 +102,7 @@ func (b *build) uki(signer *pe.Signer) ([]byte, error) {
 	if u.Initramfs, err = os.ReadFile(filepath.Join(b.tmp, "initramfs")); err != nil {
 		return nil, err
 	}
-	b.measured = &Boot{Package: b.boot.source.Package, Version: b.boot.source.Version, PCR11: u.PCR11()}
+	b.measured = &release.Boot{Package: b.boot.source.Package, Version: b.boot.source.Version, PCR11: u.PCR11()}
 	if signer != nil {
 		sum := sha256.Sum256(signer.Certificate.Raw)
 		b.measured.SignedBy = hex.EncodeToString(sum[:])

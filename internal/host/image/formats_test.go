@@ -56,7 +56,7 @@ func TestFormats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Manifest.Verify(r.Dir); err != nil {
+	if err := Verify(r.Manifest, r.Dir); err != nil {
 		t.Error(err)
 	}
 	var names []string

@@ -36,6 +36,7 @@ import (
 	"wherry.example/wherry/internal/host/deb"
 	"wherry.example/wherry/internal/host/kernel"
 	"wherry.example/wherry/internal/host/sbom"
+	"wherry.example/wherry/release"
 )
 
 // Options say what to build, out of what, and where to.
@@ -65,7 +66,7 @@ const arch = "amd64"
 // Result is what a build made.
 type Result struct {
 	Dir      string
-	Manifest Manifest
+	Manifest release.Manifest
 	Programs []Size        // uncompressed, as they lie in the root
 	Modules  []kernel.Cost // uncompressed, by group
 	Took     time.Duration
@@ -155,7 +156,8 @@ func findSource() (string, error) {
 type build struct {
 	Options
 	edition Edition
-	version string
+	number  release.Version
+	version string // number, as text
 	tmp     string // inside the output folder: renames must not cross filesystems
 
 	kernel   kernel.Kernel
@@ -165,7 +167,7 @@ type build struct {
 	init     component.Binary
 	certs    certificates
 	boot     bootFiles
-	measured *Boot // what the manifest tells of the OS file; nil: there is none
+	measured *release.Boot // what the manifest tells of the OS file; nil: there is none
 }
 
 func newBuild(o Options) (*build, error) {
@@ -174,7 +176,10 @@ func newBuild(o Options) (*build, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the version: %w", err)
 	}
-	b.version = strings.TrimSpace(string(version))
+	if b.number, err = release.ParseVersion(strings.TrimSpace(string(version))); err != nil {
+		return nil, fmt.Errorf("read VERSION: %w", err)
+	}
+	b.version = b.number.String()
 	if b.edition, err = loadEdition(o.Source, o.Edition); err != nil {
 		return nil, err
 	}
@@ -285,7 +290,7 @@ func (b *build) pack(ctx context.Context) error {
 }
 
 // describe writes the list of contents and the manifest.
-func (b *build) describe(ctx context.Context) (Manifest, error) {
+func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 	in := sbom.Input{
 		Version: b.version, Edition: b.edition.Name, Arch: arch, Source: b.Source,
 		Packages: b.packages(),
@@ -295,15 +300,15 @@ func (b *build) describe(ctx context.Context) (Manifest, error) {
 	}
 	list, err := sbom.Encode(ctx, in)
 	if err != nil {
-		return Manifest{}, err
+		return release.Manifest{}, err
 	}
 	if err := os.WriteFile(filepath.Join(b.tmp, "sbom.json"), list, 0o644); err != nil {
-		return Manifest{}, err
+		return release.Manifest{}, err
 	}
-	m := Manifest{
-		Version: b.version, Edition: b.edition.Name, Arch: arch,
-		Kernel:  KernelSource{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
-		Modules: Modules{Count: len(b.root.Order)},
+	m := release.Manifest{
+		Version: b.number, Edition: b.edition.Name, Arch: arch,
+		Kernel:  release.Kernel{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
+		Modules: release.Modules{Count: len(b.root.Order)},
 		Boot:    b.measured,
 		Source:  sourceState(ctx, b.Source),
 	}
@@ -317,7 +322,7 @@ func (b *build) describe(ctx context.Context) (Manifest, error) {
 		}
 		m.Parts = append(m.Parts, p)
 	}
-	return m, m.write(filepath.Join(b.tmp, manifestName))
+	return m, writeManifest(m, filepath.Join(b.tmp, release.ManifestName))
 }
 
 // packages are the Debian packages whose content is in the image.
@@ -350,7 +355,7 @@ func (b *build) partNames() []string {
 // publish moves the finished parts to where they belong, the manifest last.
 // Formats of an older build are not of this one: they go.
 func (b *build) publish() error {
-	names := append(b.partNames(), manifestName)
+	names := append(b.partNames(), release.ManifestName)
 	for _, name := range names {
 		if err := os.Rename(filepath.Join(b.tmp, name), filepath.Join(b.Output, name)); err != nil {
 			return err

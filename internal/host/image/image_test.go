@@ -23,6 +23,7 @@ import (
 
 	"wherry.example/wherry/internal/host/kernel"
 	"wherry.example/wherry/internal/host/kernel/kerneltest"
+	"wherry.example/wherry/release"
 )
 
 func write(t *testing.T, dir, name, text string) {
@@ -103,10 +104,10 @@ func TestBuild(t *testing.T) {
 	if diff := cmp.Diff(r.Manifest, m); diff != "" {
 		t.Error(diff)
 	}
-	if m.Version != "3.2.1" || m.Edition != "core" || len(m.Parts) != 4 {
+	if m.Version.String() != "3.2.1" || m.Edition != "core" || len(m.Parts) != 4 {
 		t.Errorf("the manifest is %+v", m)
 	}
-	if err := m.Verify(r.Dir); err != nil {
+	if err := Verify(m, r.Dir); err != nil {
 		t.Error(err)
 	}
 	left, err := filepath.Glob(filepath.Join(r.Dir, ".parts-*"))
@@ -166,7 +167,7 @@ func TestTwoFoldersSameBytes(t *testing.T) {
 
 func compare(t *testing.T, a, b string, more ...string) {
 	t.Helper()
-	for _, name := range slices.Concat([]string{manifestName}, parts, more) {
+	for _, name := range slices.Concat([]string{release.ManifestName}, parts, more) {
 		x, err := os.ReadFile(filepath.Join(a, name))
 		if err != nil {
 			t.Fatal(err)
@@ -211,7 +212,7 @@ func TestFailedBuildKeepsTheOldImage(t *testing.T) {
 	if _, err := Build(t.Context(), o); err == nil || !strings.Contains(err.Error(), "oops") {
 		t.Errorf("the error is %v", err)
 	}
-	if err := r.Manifest.Verify(r.Dir); err != nil {
+	if err := Verify(r.Manifest, r.Dir); err != nil {
 		t.Error(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(r.Dir, ".parts-*")); len(left) > 0 {
@@ -226,22 +227,22 @@ func TestVerifyFindsDamage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Manifest{Parts: []Part{p}}
-	if err := m.Verify(dir); err != nil {
+	m := release.Manifest{Parts: []release.Part{p}}
+	if err := Verify(m, dir); err != nil {
 		t.Error(err)
 	}
 	write(t, dir, "kernel", "evil")
-	if err := m.Verify(dir); err == nil {
+	if err := Verify(m, dir); err == nil {
 		t.Error("a changed kernel was not noticed")
 	}
 	m.Parts[0].Name = "../kernel"
-	if err := m.Verify(dir); err == nil {
+	if err := Verify(m, dir); err == nil {
 		t.Error("a part outside of the folder was taken")
 	}
 	if _, err := ReadManifest(dir); err == nil || !strings.Contains(err.Error(), "wherry build") {
 		t.Errorf("no manifest: %v", err)
 	}
-	write(t, dir, manifestName, "{")
+	write(t, dir, release.ManifestName, "{")
 	if _, err := ReadManifest(dir); err == nil {
 		t.Error("a broken manifest was taken")
 	}

@@ -15,81 +15,31 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-)
 
-const manifestName = "manifest.json"
+	"wherry.example/wherry/release"
+)
 
 // parts are the files of every image beside its manifest.
 var parts = []string{"kernel", "root.squashfs", "initramfs", "sbom.json"}
 
-// Manifest describes an image.
-type Manifest struct {
-	Version string       `json:"version"`
-	Edition string       `json:"edition"`
-	Arch    string       `json:"arch"`
-	Kernel  KernelSource `json:"kernel"`
-	Modules Modules      `json:"modules"`
-	Boot    *Boot        `json:"boot,omitempty"`
-	Source  *Source      `json:"source,omitempty"`
-	Parts   []Part       `json:"parts"`
-}
-
-// KernelSource tells where the kernel is from.
-type KernelSource struct {
-	Package string `json:"package,omitempty"`
-	Version string `json:"version,omitempty"`
-	Release string `json:"release,omitempty"`
-}
-
-// Boot tells of the OS file, and of the loader in the disks.
-type Boot struct {
-	// Package and Version are those of the boot stub and the loader; no package
-	// when they were given as files.
-	Package string `json:"package,omitempty"`
-	Version string `json:"version,omitempty"`
-	// PCR11 is what a TPM's register 11 (SHA-256) holds when the kernel starts.
-	PCR11 string `json:"pcr11"`
-	// SignedBy is the SHA-256 of the certificate whose key signed; empty: nobody did.
-	SignedBy string `json:"signedBy,omitempty"`
-}
-
-// Modules are the kernel modules in the root, as they lie there: not compressed.
-type Modules struct {
-	Count int   `json:"count"`
-	Bytes int64 `json:"bytes"`
-}
-
-// Source is the commit that was built.
-type Source struct {
-	Commit   string `json:"commit"`
-	Modified bool   `json:"modified"` // there were changes beside the commit
-}
-
-// Part is one file of an image.
-type Part struct {
-	Name   string `json:"name"`
-	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
-}
-
 // ReadManifest reads the manifest of the image in dir.
-func ReadManifest(dir string) (Manifest, error) {
-	var m Manifest
-	b, err := os.ReadFile(filepath.Join(dir, manifestName))
+func ReadManifest(dir string) (release.Manifest, error) {
+	b, err := os.ReadFile(filepath.Join(dir, release.ManifestName))
 	if errors.Is(err, os.ErrNotExist) {
-		return m, fmt.Errorf("there is no image in %s: build one with `wherry build`", dir)
+		return release.Manifest{}, fmt.Errorf("there is no image in %s: build one with `wherry build`", dir)
 	}
 	if err != nil {
-		return m, err
+		return release.Manifest{}, err
 	}
-	if err := json.Unmarshal(b, &m); err != nil {
-		return m, fmt.Errorf("read %s in %s: %w", manifestName, dir, err)
+	m, err := release.ParseManifest(b)
+	if err != nil {
+		return m, fmt.Errorf("image in %s: %w", dir, err)
 	}
 	return m, nil
 }
 
 // Verify compares the files in dir with the manifest.
-func (m Manifest) Verify(dir string) error {
+func Verify(m release.Manifest, dir string) error {
 	for _, want := range m.Parts {
 		got, err := measure(dir, want.Name)
 		if err != nil {
@@ -102,7 +52,7 @@ func (m Manifest) Verify(dir string) error {
 	return nil
 }
 
-func (m Manifest) write(file string) error {
+func writeManifest(m release.Manifest, file string) error {
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -110,26 +60,26 @@ func (m Manifest) write(file string) error {
 	return os.WriteFile(file, append(b, '\n'), 0o644)
 }
 
-func measure(dir, name string) (Part, error) {
+func measure(dir, name string) (release.Part, error) {
 	if filepath.Base(name) != name {
-		return Part{}, fmt.Errorf("manifest: %q is not a file name", name)
+		return release.Part{}, fmt.Errorf("manifest: %q is not a file name", name)
 	}
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
-		return Part{}, err
+		return release.Part{}, err
 	}
 	defer f.Close()
 	h := sha256.New()
 	n, err := io.Copy(h, f)
-	return Part{Name: name, Bytes: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
+	return release.Part{Name: name, Bytes: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
 // sourceState asks git what was built; nil where there is no git.
-func sourceState(ctx context.Context, dir string) *Source {
+func sourceState(ctx context.Context, dir string) *release.Commit {
 	commit, err := exec.CommandContext(ctx, "git", "-C", dir, "rev-parse", "HEAD").Output()
 	if err != nil {
 		return nil
 	}
 	status, err := exec.CommandContext(ctx, "git", "-C", dir, "status", "--porcelain").Output()
-	return &Source{Commit: strings.TrimSpace(string(commit)), Modified: err != nil || len(status) > 0}
+	return &release.Commit{Hash: strings.TrimSpace(string(commit)), Modified: err != nil || len(status) > 0}
 }

@@ -22,8 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func removeAll(b *box) error { return os.RemoveAll(filepath.Dir(b.io.Stdout)) }
-
 func TestDeathOfTheShim(t *testing.T) {
 	w := newWorld(t)
 	runs := w.run("cat")

@@ -30,8 +30,13 @@ func TestOSImage(t *testing.T) {
 	u.Knows(m)
 	before := used(t, u)
 	await(t, u, true, verified)
-	if gained := before - used(t, u); gained < 10e6 {
-		t.Errorf("it gained %.1f MB", gained/1e6)
+	// wherryd, too, has just worked, and gives its own memory back when it is at rest.
+	gained := 0.0
+	for end := time.Now().Add(time.Minute); gained < 10e6 && time.Now().Before(end); time.Sleep(2 * time.Second) {
+		gained = before - used(t, u)
+	}
+	if t.Logf("it gained %.1f MB", gained/1e6); gained < 10e6 {
+		t.Error("that is not enough")
 	}
 	if text := osImageLog(u); len(text) != 1 || !strings.Contains(text[0], "moved from memory") {
 		t.Errorf("the log tells %q", text)

@@ -115,7 +115,9 @@ var edges = []edge{
 		}},
 	{"contracts do not import the inside",
 		func(f string) bool { return withinAny(f, contracts...) },
-		func(_, to string) bool { return withinAny(to, "internal/host", "internal/machine", "internal/linux", "cmd") }},
+		func(_, to string) bool {
+			return withinAny(to, "internal/host", "internal/machine", "internal/linux", "cmd")
+		}},
 	{"only the engine knows containerd",
 		func(f string) bool { return !within(f, "internal/machine/engine") },
 		func(_, to string) bool { return strings.HasPrefix(to, "github.com/containerd/containerd/v2/") }},

@@ -30,16 +30,20 @@ func (c *CLI) reserve(ctx context.Context, ports []*wherryv1.PortMapping) error 
 	return c.Publish(ctx, c.machine, chosen)
 }
 
+func (c *CLI) inspectContainer(ctx context.Context, ref string) (*wherryv1.InspectContainerResponse, error) {
+	api, err := c.API(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: ref})
+}
+
 // reserveFor takes the ports of a container that exists.
 func (c *CLI) reserveFor(ctx context.Context, ref string) error {
 	if c.Publish == nil {
 		return nil
 	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return err
-	}
-	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: ref})
+	res, err := c.inspectContainer(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -52,11 +56,7 @@ func (c *CLI) publish(ctx context.Context, id string, asked []*wherryv1.PortMapp
 	if len(asked) == 0 || c.Publish == nil {
 		return
 	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return
-	}
-	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: id})
+	res, err := c.inspectContainer(ctx, id)
 	if err != nil {
 		return // it may have ended already
 	}
@@ -75,11 +75,7 @@ func (c *CLI) portsOf(ctx context.Context, ref string) []*wherryv1.PortMapping {
 	if c.Unpublish == nil {
 		return nil
 	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return nil
-	}
-	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: ref})
+	res, err := c.inspectContainer(ctx, ref)
 	if err != nil {
 		return nil
 	}
@@ -133,11 +129,7 @@ func (c *CLI) Port(ctx context.Context, ref, wanted string) error {
 	if err != nil {
 		return err
 	}
-	api, err := c.API(ctx)
-	if err != nil {
-		return err
-	}
-	res, err := unary(ctx, api.Containers.InspectContainer, &wherryv1.InspectContainerRequest{Container: ref})
+	res, err := c.inspectContainer(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -5,12 +5,9 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,14 +61,7 @@ func measure(dir, name string) (release.Part, error) {
 	if filepath.Base(name) != name {
 		return release.Part{}, fmt.Errorf("manifest: %q is not a file name", name)
 	}
-	f, err := os.Open(filepath.Join(dir, name))
-	if err != nil {
-		return release.Part{}, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	return release.Part{Name: name, Bytes: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
+	return release.MeasurePart(filepath.Join(dir, name))
 }
 
 // sourceState asks git what was built; nil where there is no git.

@@ -88,7 +88,7 @@ func (i *Image) addFile(file string) error {
 	if i.files[name] != "" || name == release.ManifestName {
 		return fmt.Errorf("%s: there is a part of that name already", file)
 	}
-	part, err := measure(file)
+	part, err := release.MeasurePart(file)
 	if err != nil {
 		return err
 	}
@@ -105,17 +105,6 @@ func (i *Image) complete() (err error) {
 	}
 	_, err = release.ParseManifest(i.raw)
 	return err
-}
-
-func measure(file string) (release.Part, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return release.Part{}, err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	n, err := io.Copy(sum, f)
-	return release.Part{Name: filepath.Base(file), Bytes: n, SHA256: hex.EncodeToString(sum.Sum(nil))}, err
 }
 
 // Publish puts images into the repository, into the alpha channel. A version

@@ -70,7 +70,7 @@ func (f *fixture) image(version, content string) string {
 	f.check(os.WriteFile(filepath.Join(dir, "root.squashfs"), []byte("root "+content), 0o644))
 	var parts []string
 	for _, name := range []string{"kernel", "root.squashfs"} {
-		p, err := measure(filepath.Join(dir, name))
+		p, err := release.MeasurePart(filepath.Join(dir, name))
 		f.check(err)
 		parts = append(parts, fmt.Sprintf(`{"name":%q,"bytes":%d,"sha256":%q}`, p.Name, p.Bytes, p.SHA256))
 	}

@@ -151,6 +151,17 @@ func (c *child) must(o order) reply {
 	return r
 }
 
+// untilLog waits until a container's log says no less than text.
+func (c *child) untilLog(ref, text string) {
+	for range 500 {
+		if strings.Contains(c.must(order{Verb: "logs", Ref: ref}).Text, text) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	c.t.Fatalf("%s never wrote %q", ref, text)
+}
+
 func (c *child) kill() {
 	c.cmd.Process.Kill()
 	c.cmd.Wait()
@@ -202,6 +213,7 @@ func TestEndWhileAwayIsFound(t *testing.T) {
 		c.must(order{Verb: "start", Ref: n})
 	}
 	pid := c.must(order{Verb: "states"}).States["through"].Pid
+	c.untilLog("through", "ready\n")
 	c.kill()
 	time.Sleep(1200 * time.Millisecond)
 	c = startChild(t, c.dir)

@@ -160,6 +160,17 @@ func (l *logFile) dropOldLocked() {
 	}
 }
 
+// openFile opens the file before there is anything to write: what has been read
+// from a container and is not written yet is lost when this process is killed,
+// so that time has to be short. What goes wrong here is told by the first write.
+func (l *logFile) openFile() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		_ = l.nextFileLocked()
+	}
+}
+
 // closeFile gives the descriptor back between runs.
 func (l *logFile) closeFile() {
 	l.mu.Lock()

@@ -200,6 +200,7 @@ func (e *Engine) readopt(ctx context.Context, c *container, was tasks.State) err
 		return errors.Join(err, errors.New("it has just ended"))
 	}
 	r.pidfd = fd
+	c.logs.openFile()
 	r.stdio, err = reopenStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, c.logs.write)
 	if err != nil {
 		unix.Close(fd)

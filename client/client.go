@@ -6,7 +6,7 @@
 // Dial connects with TLS 1.3 and proves the caller's SSH key; the machine is
 // believed by its own key alone, which the caller's VerifyKey accepts or not
 // before any request is sent. The fields of Client are Connect's typed clients
-// for the five services. Nothing is retried: whether a call may be made twice is
+// for the services. Nothing is retried: whether a call may be made twice is
 // the caller's to know. A connection that has gone silent is found by pings.
 // Probe asks who a machine says it is, for a first contact.
 package client
@@ -63,6 +63,7 @@ type Client struct {
 	Volumes    wherryv1connect.VolumeServiceClient
 	Networks   wherryv1connect.NetworkServiceClient
 	Machine    wherryv1connect.MachineServiceClient
+	Updates    wherryv1connect.UpdateServiceClient
 
 	transport *http.Transport
 	address   string
@@ -184,6 +185,7 @@ func newClient(address string, o Options, config *tls.Config) *Client {
 		Volumes:    wherryv1connect.NewVolumeServiceClient(hc, base, options...),
 		Networks:   wherryv1connect.NewNetworkServiceClient(hc, base, options...),
 		Machine:    wherryv1connect.NewMachineServiceClient(hc, base, options...),
+		Updates:    wherryv1connect.NewUpdateServiceClient(hc, base, options...),
 		transport:  t,
 		address:    address,
 	}

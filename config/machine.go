@@ -36,6 +36,8 @@ type Machine struct {
 	Time Time `yaml:"time,omitempty" json:"time,omitzero"`
 	// Storage is what lies on the state disk.
 	Storage Storage `yaml:"storage,omitempty" json:"storage,omitzero"`
+	// Updates is where new releases of the OS come from, and when they are taken.
+	Updates Updates `yaml:"updates,omitempty" json:"updates,omitzero"`
 	// Registries is how image registries are reached, where it differs from HTTPS with public authorities.
 	Registries []Registry `yaml:"registries,omitempty" json:"registries,omitempty"`
 	// Containers are settings of the engine.
@@ -122,6 +124,78 @@ type Storage struct {
 	// OSImage is where the OS is read from while it runs: "memory", "disk" (a copy on the state disk, of which every
 	// block is checked when it is read) or "auto" (default): on the disk where the machine has less than 1 GiB of memory.
 	OSImage string `yaml:"osImage,omitempty" json:"osImage,omitempty"`
+}
+
+// Updates is where new releases of the OS come from, and when they are taken.
+type Updates struct {
+	// URL is the release repository's, http or https; what it holds is signed, so that http is safe. Empty: the machine looks nowhere, and takes
+	// what is given to it by hand.
+	URL string `yaml:"url,omitempty" json:"url,omitempty"`
+	// CA are PEM certificates trusted for the repository beside the public ones.
+	CA string `yaml:"ca,omitempty" json:"ca,omitempty"`
+	// Channel is alpha, beta or stable (default): how settled the releases are.
+	Channel string `yaml:"channel,omitempty" json:"channel,omitempty"`
+	// Pin is the one version that the machine may go to, instead of a channel's newest: "12.1.0". It never goes to an older one by itself.
+	Pin string `yaml:"pin,omitempty" json:"pin,omitempty"`
+	// Mode is "automatic" (default: download, then reboot into it within the window), "download-only" (until somebody says apply) or
+	// "manual" (only tell that there is one).
+	Mode string `yaml:"mode,omitempty" json:"mode,omitempty"`
+	// Window is when the machine may reboot into a new release by itself; empty: any time.
+	Window Window `yaml:"window,omitempty" json:"window,omitzero"`
+	// Spread delays this machine by a random time of up to so much, so that not all of them reboot at once; at most 7 days (168h).
+	Spread time.Duration `yaml:"spread,omitempty" json:"spread,omitempty"`
+	// Report tells the repository's server under an anonymous id which release runs here, and how updates end.
+	Report bool `yaml:"report,omitempty" json:"report,omitempty"`
+	// Trial is what must be true before a new release is kept.
+	Trial Trial `yaml:"trial,omitempty" json:"trial,omitzero"`
+}
+
+// Window is a time that comes back every week.
+type Window struct {
+	// Days are those on which the window begins: mon, tue, wed, thu, fri, sat, sun; empty: every day.
+	Days []string `yaml:"days,omitempty" json:"days,omitempty"`
+	// Start is the time of day, "02:00".
+	Start string `yaml:"start,omitempty" json:"start,omitempty"`
+	// Length is how long it lasts, from 10 minutes to 24 hours; it may cross midnight.
+	Length time.Duration `yaml:"length,omitempty" json:"length,omitempty"`
+	// TimeZone is a name such as Europe/Berlin; empty: UTC.
+	TimeZone string `yaml:"timeZone,omitempty" json:"timeZone,omitempty"`
+}
+
+// Trial is what must be true before a new release is kept: beside these checks, the network is as it was, and each container that ran runs again.
+type Trial struct {
+	// Limit is how long that may take before the machine goes back, from 30 seconds to 30 minutes; zero: 5 minutes.
+	Limit time.Duration `yaml:"limit,omitempty" json:"limit,omitempty"`
+	// Checks are at most 16. Each is tried again until it passes, or the limit is over.
+	Checks []TrialCheck `yaml:"checks,omitempty" json:"checks,omitempty"`
+}
+
+// TrialCheck is one question about the work that this machine does: exactly one of http, tcp and exec.
+type TrialCheck struct {
+	// Name is what reports call it by.
+	Name string `yaml:"name" json:"name"`
+	// HTTP asks for a page.
+	HTTP TrialHTTP `yaml:"http,omitempty" json:"http,omitzero"`
+	// TCP is a host:port that must accept a connection.
+	TCP string `yaml:"tcp,omitempty" json:"tcp,omitempty"`
+	// Exec runs a command in a container.
+	Exec TrialExec `yaml:"exec,omitempty" json:"exec,omitzero"`
+}
+
+// TrialHTTP asks for a page. Redirects are not followed.
+type TrialHTTP struct {
+	// URL is the page's, http or https; the certificate is not checked, because the question is whether it works.
+	URL string `yaml:"url" json:"url"`
+	// Status is the wanted answer; zero: any from 200 to 299.
+	Status int `yaml:"status,omitempty" json:"status,omitempty"`
+}
+
+// TrialExec runs a command that must end with 0.
+type TrialExec struct {
+	// Container is the name of a container.
+	Container string `yaml:"container" json:"container"`
+	// Command is the program with its arguments; there is no shell.
+	Command []string `yaml:"command" json:"command"`
 }
 
 // Registry is how one registry is reached.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"wherry.example/wherry/release"
 )
 
 const (
@@ -71,6 +73,17 @@ func TestVersionAsNumber(t *testing.T) {
 	}
 }
 
+// TestPinIsAVersion: this package reads versions itself, as package release does.
+func TestPinIsAVersion(t *testing.T) {
+	for _, s := range []string{"0.0.0", "12.0.0", "1.2", "1.2.3.4", "01.2.3", "1.2.-3", "1.2.x", "v1.2.3", "999999.0.0", "1000000.0.0", "1.2.3 ", "+1.2.3", "", "..", "9999999.9999999.9999999"} {
+		_, err := release.ParseVersion(s)
+		report := Validate(Machine{Updates: Updates{Pin: s}})
+		if s != "" && (err == nil) != report.OK() {
+			t.Errorf("%q: %v, and here %v", s, err, report)
+		}
+	}
+}
+
 func TestProblems(t *testing.T) {
 	keys := "version: v1\naccess: {keys: [{key: " + edKey + "}]}\n"
 	for _, tc := range []struct{ name, doc, want string }{
@@ -111,6 +124,32 @@ func TestProblems(t *testing.T) {
 		{"gateway alone", "network: {interfaces: [{match: eth0, dhcp: false, gateway: 10.0.0.1}]}", "there is no IPv4 address to reach it from"},
 		{"ipv6 word", "network: {interfaces: [{match: eth0, ipv6: dhcp}]}", `"dhcp" is not auto, off or static`},
 		{"place of the OS image", "storage: {osImage: cloud}", `"cloud" is no place for the OS image: auto, memory or disk`},
+		{"update url", "updates: {url: 'ftp://a/'}", `updates.url: "ftp://a/" is not an http or https address`},
+		{"update url without host", "updates: {url: 'https:///x'}", `is not an http or https address`},
+		{"update url with password", "updates: {url: 'https://u:p@a/'}", `updates.url: cannot hold a user name`},
+		{"update CA", "updates: {url: 'https://a/', ca: x}", `updates.ca: holds no PEM certificate`},
+		{"channel", "updates: {channel: edge}", `updates.channel: "edge" is not a channel: alpha, beta or stable`},
+		{"channel and pin", "updates: {channel: beta, pin: 1.2.3}", `updates.pin: excludes channel`},
+		{"pin", "updates: {pin: v1.2.3}", `updates.pin: "v1.2.3" is not a version`},
+		{"pin number", "updates: {pin: 1.2}", `updates.pin: expected text, found the number "1.2"`},
+		{"mode", "updates: {mode: auto}", `updates.mode: "auto" is not a mode`},
+		{"window day", "updates: {window: {days: [mon, monday, mon], start: '02:00', length: 1h}}", "line 3: updates.window.days[1]: \"monday\" is not a day: mon, tue, wed, thu, fri, sat or sun\nline 3: updates.window.days[2]: mon is given twice"},
+		{"window start", "updates: {window: {start: '2:00', length: 1h}}", `updates.window.start: "2:00" is not a time of day`},
+		{"window start as YAML 1.1 number", "updates: {window: {start: 24:00, length: 1h}}", `updates.window.start: "24:00" is not a time of day`},
+		{"window without start", "updates: {window: {days: [mon]}}", "line 3: updates.window.start: \"\" is not a time of day: write it like 02:00\nline 3: updates.window.length: 0s is less than 10m0s"},
+		{"window too long", "updates: {window: {start: '02:00', length: 25h}}", `updates.window.length: 25h0m0s is longer than 24h0m0s`},
+		{"time zone", "updates: {window: {start: '02:00', length: 1h, timeZone: Europe/Bonn}}", `updates.window.timeZone: time zone "Europe/Bonn" is not known`},
+		{"spread", "updates: {spread: 200h}", `updates.spread: 200h0m0s is longer than 168h0m0s`},
+		{"trial limit", "updates: {trial: {limit: 1h}}", `updates.trial.limit: 1h0m0s is longer than 30m0s`},
+		{"no check", "updates: {trial: {checks: [{name: a}]}}", `updates.trial.checks[0]: wants exactly one of http, tcp and exec`},
+		{"two checks", "updates: {trial: {checks: [{name: a, tcp: 'a:1', http: {url: 'http://a'}}]}}", `updates.trial.checks[0]: wants exactly one`},
+		{"nameless check", "updates: {trial: {checks: [{tcp: 'a:1'}]}}", `updates.trial.checks[0].name: is missing`},
+		{"check twice", "updates: {trial: {checks: [{name: a, tcp: 'a:1'},{name: a, tcp: 'a:1'}]}}", `updates.trial.checks[1].name: "a" is the name of another check`},
+		{"check without port", "updates: {trial: {checks: [{name: a, tcp: a},{name: b, tcp: '[::1]'}]}}", "checks[0].tcp: \"a\" is not host:port\nline 3: updates.trial.checks[1].tcp: \"[::1]\" is not host:port"},
+		{"check's status", "updates: {trial: {checks: [{name: a, http: {url: 'http://a', status: 99}}]}}", `updates.trial.checks[0].http.status: 99 is not an HTTP status`},
+		{"check's command", "updates: {trial: {checks: [{name: a, exec: {container: a}}]}}", `updates.trial.checks[0].exec.command: is missing`},
+		{"check's container", "updates: {trial: {checks: [{name: a, exec: {command: [a]}}]}}", `updates.trial.checks[0].exec.container: "" is not the name`},
+		{"many checks", "updates: {trial: {checks: [" + strings.Repeat("{name: a},", 17) + "]}}", `updates.trial.checks: 17 are more than 16`},
 		{"ipv6 off with address", "network: {interfaces: [{match: eth0, ipv6: \"off\", addresses: ['2001:db8::1/64']}]}", "is off, and there is an IPv6 address"},
 		{"route", "network: {interfaces: [{match: eth0, routes: [{to: 10.0.0.1/8, via: 'fe80::1', metric: -1}]}]}", "write 10.0.0.0/8\nline 3: network.interfaces[0].routes[0].via: fe80::1 is not of the same family as 10.0.0.1/8\nline 3: network.interfaces[0].routes[0].metric: -1 is negative"},
 		{"mtu", "network: {interfaces: [{match: eth0, mtu: 100}]}", "100 is not between 576 and 65535"},

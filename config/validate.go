@@ -47,6 +47,7 @@ func validate(m *Machine, add func(Problem)) {
 	validateNetwork(c.at("network"), m.Network)
 	validateTime(c.at("time").at("servers"), m.Time.Servers)
 	validateStorage(c.at("storage"), m.Storage)
+	validateUpdates(c.at("updates"), m.Updates)
 	validateRegistries(c.at("registries"), m.Registries)
 	validateContainers(c.at("containers"), m.Containers)
 	validateSystemContainers(c.at("systemContainers"), m.SystemContainers)

@@ -3,7 +3,10 @@
 
 package config
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Values of Interface.IPv6.
 const (
@@ -18,6 +21,16 @@ const (
 	OSImageMemory = "memory"
 	OSImageDisk   = "disk"
 )
+
+// Values of Updates.Mode.
+const (
+	UpdatesAutomatic    = "automatic"
+	UpdatesDownloadOnly = "download-only"
+	UpdatesManual       = "manual"
+)
+
+// DefaultTrialLimit is the Limit of a Trial that names none.
+const DefaultTrialLimit = 5 * time.Minute
 
 // AnyRegistry is the host of the entry that holds for every registry without its own.
 const AnyRegistry = "*"
@@ -34,4 +47,25 @@ func (f Interface) UseDHCP() bool {
 		}
 	}
 	return true
+}
+
+// EffectiveMode is what the machine does with a new release.
+func (u Updates) EffectiveMode() string {
+	if u.Mode == "" {
+		return UpdatesAutomatic
+	}
+	return u.Mode
+}
+
+// EffectiveLimit is how long a trial may take.
+func (t Trial) EffectiveLimit() time.Duration {
+	if t.Limit == 0 {
+		return DefaultTrialLimit
+	}
+	return t.Limit
+}
+
+// IsZero says that the machine may reboot at any time.
+func (w Window) IsZero() bool {
+	return len(w.Days) == 0 && w.Start == "" && w.Length == 0 && w.TimeZone == ""
 }

@@ -76,6 +76,16 @@ var methods = map[string]method{
 	wherryv1connect.NetworkServiceRemoveNetworkProcedure:  {role: config.RoleOperator, changes: true},
 	wherryv1connect.NetworkServicePruneNetworksProcedure:  {role: config.RoleOperator, changes: true},
 
+	// What runs on the machine is its admin's decision; when its work may be interrupted is the operator's too.
+	wherryv1connect.UpdateServiceGetUpdateProcedure:     {role: config.RoleReader},
+	wherryv1connect.UpdateServiceCheckUpdateProcedure:   {role: config.RoleOperator, changes: true},
+	wherryv1connect.UpdateServiceApplyUpdateProcedure:   {role: config.RoleAdmin, changes: true},
+	wherryv1connect.UpdateServiceApplyBundleProcedure:   {role: config.RoleAdmin, changes: true, bytes: chunkMessage},
+	wherryv1connect.UpdateServicePauseUpdatesProcedure:  {role: config.RoleOperator, changes: true},
+	wherryv1connect.UpdateServiceResumeUpdatesProcedure: {role: config.RoleOperator, changes: true},
+	wherryv1connect.UpdateServiceListUpdatesProcedure:   {role: config.RoleReader},
+	wherryv1connect.UpdateServiceRollbackProcedure:      {role: config.RoleAdmin, changes: true},
+
 	wherryv1connect.MachineServiceGetVersionProcedure:  {role: anybody},
 	wherryv1connect.MachineServiceWhoAmIProcedure:      {role: config.RoleReader},
 	wherryv1connect.MachineServiceGetStatusProcedure:   {role: config.RoleReader},

@@ -1,7 +1,7 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package server is the machine's only door: five Connect services (gRPC,
+// Package server is the machine's only door: a handful of Connect services (gRPC,
 // gRPC-web and JSON from the same handlers) over TLS 1.3 on one port.
 //
 // Who calls is decided by the TLS handshake alone: it proves that the caller
@@ -70,6 +70,7 @@ type Options struct {
 	Volumes    Volumes
 	Networks   Networks
 	Machine    Machine
+	Updates    Updates // nil: its methods are answered as not implemented
 }
 
 // Server answers API calls.
@@ -195,6 +196,12 @@ func (s *Server) handler() http.Handler {
 		},
 		func() (string, http.Handler) {
 			return wherryv1connect.NewMachineServiceHandler(&machine{Machine: s.opts.Machine, version: s.opts.Version}, options...)
+		},
+		func() (string, http.Handler) {
+			if s.opts.Updates == nil {
+				return wherryv1connect.NewUpdateServiceHandler(wherryv1connect.UnimplementedUpdateServiceHandler{}, options...)
+			}
+			return wherryv1connect.NewUpdateServiceHandler(&updates{s.opts.Updates}, options...)
 		},
 	} {
 		mux.Handle(h())

@@ -116,9 +116,9 @@ func parseFolder(dir string) (r Release, err error) {
 	if r.Version, err = ParseVersion(parts[1]); err != nil {
 		return r, err
 	}
-	var ok bool
-	r.Edition, r.Arch, ok = strings.Cut(parts[2], "-")
-	if !ok || !wordName.MatchString(r.Edition) || !wordName.MatchString(r.Arch) {
+	dash := max(0, strings.LastIndexByte(parts[2], '-')) // an edition may have dashes, an architecture not
+	r.Edition, r.Arch = parts[2][:dash], strings.TrimPrefix(parts[2][dash:], "-")
+	if !editionName.MatchString(r.Edition) || !archName.MatchString(r.Arch) {
 		return r, fmt.Errorf("%.80q is not EDITION-ARCH", parts[2])
 	}
 	return r, nil

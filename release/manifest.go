@@ -31,9 +31,11 @@ type Manifest struct {
 	Arch    string  `json:"arch"`
 	Kernel  Kernel  `json:"kernel"`
 	Modules Modules `json:"modules"`
-	Boot    *Boot   `json:"boot,omitempty"`   // nil: no OS file was built
-	Source  *Commit `json:"source,omitempty"` // nil: not built from a git checkout
-	Parts   []Part  `json:"parts"`
+	// Firmware are the packages whose firmware is in the root.
+	Firmware []Firmware `json:"firmware,omitempty"`
+	Boot     *Boot      `json:"boot,omitempty"`   // nil: no OS file was built
+	Source   *Commit    `json:"source,omitempty"` // nil: not built from a git checkout
+	Parts    []Part     `json:"parts"`
 }
 
 // Kernel tells where the kernel is from.
@@ -47,6 +49,14 @@ type Kernel struct {
 type Modules struct {
 	Count int   `json:"count"`
 	Bytes int64 `json:"bytes"`
+}
+
+// Firmware tells of a package of firmware; its licences are those that the
+// package names.
+type Firmware struct {
+	Package  string   `json:"package"`
+	Version  string   `json:"version"`
+	Licences []string `json:"licences,omitempty"`
 }
 
 // Boot tells of the OS file, and of the loader in the disks.
@@ -87,8 +97,9 @@ func MeasurePart(path string) (Part, error) {
 }
 
 var (
-	partName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
-	wordName = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,31}$`)
+	partName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
+	editionName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9_])?$`) // core, core-metal
+	archName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,31}$`)
 )
 
 // ParseManifest reads and checks a manifest.
@@ -107,8 +118,8 @@ func ParseManifest(data []byte) (Manifest, error) {
 }
 
 func (m Manifest) validate() error {
-	if !wordName.MatchString(m.Edition) || !wordName.MatchString(m.Arch) {
-		return fmt.Errorf("edition %.40q and architecture %.40q: want small letters and digits", m.Edition, m.Arch)
+	if !editionName.MatchString(m.Edition) || !archName.MatchString(m.Arch) {
+		return fmt.Errorf("edition %.40q and architecture %.40q: want small letters and digits, and dashes in the edition", m.Edition, m.Arch)
 	}
 	if len(m.Parts) == 0 || len(m.Parts) > MaxParts {
 		return fmt.Errorf("%d parts: want 1 to %d", len(m.Parts), MaxParts)

@@ -69,7 +69,7 @@ func (r Report) validate() error {
 	if b, err := hex.DecodeString(r.ID); err != nil || len(b) != 16 || strings.ToLower(r.ID) != r.ID {
 		return fmt.Errorf("id: want 32 hex digits")
 	}
-	if !wordName.MatchString(r.Edition) || !wordName.MatchString(r.Arch) {
+	if !editionName.MatchString(r.Edition) || !archName.MatchString(r.Arch) {
 		return fmt.Errorf("edition and architecture: want small letters and digits")
 	}
 	if _, err := ParseChannel(string(r.Channel)); err != nil {

@@ -35,10 +35,17 @@ boot loader are signed for Secure Boot, and disks carry the certificate for the
 loader's menu to enrol, or with --secure-boot-enroll for the loader to enrol by
 itself where the firmware is in setup mode.
 
-The kernel is the newest Debian cloud kernel that apt offers. On systems
-without apt give one with --kernel and --modules, CA certificates with
---certificates, and systemd's boot stub and loader with --boot-files.`,
-		Args: refuseFolder,
+The kernel is the newest Debian cloud kernel that apt offers, which knows
+virtual machines. --kernel metal takes Debian's general one, with the drivers of
+real hardware, and puts the image into build/EDITION-metal-ARCH: it is an edition
+of its own, since a machine must never be updated to the other kind. Firmware
+is in the image only as far as --firmware names Debian packages of it.
+
+On systems without apt give a kernel with --kernel FILE and --modules, CA
+certificates with --certificates, and systemd's boot stub and loader with
+--boot-files.`,
+		Example: "  wherry build\n  wherry build --format raw,qcow2\n  wherry build --kernel metal --format raw --firmware firmware-realtek",
+		Args:    refuseFolder,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
 			r, err := image.Build(cmd.Context(), o)
@@ -55,8 +62,9 @@ without apt give one with --kernel and --modules, CA certificates with
 	f.StringVar(&o.Edition, "edition", "core", "which edition to build, from editions/")
 	f.StringVar(&o.Source, "source", "", "the checkout to build (default: the one around the current folder)")
 	f.StringVar(&o.Output, "to", "", "where to put the image (default: build/EDITION-ARCH in the checkout)")
-	f.StringVar(&o.Kernel, "kernel", "", "kernel image to use instead of Debian's")
-	f.StringVar(&o.Modules, "modules", "", "folder of that kernel's modules (as in /lib/modules/RELEASE)")
+	f.StringVar(&o.Kernel, "kernel", "", "Debian's kernel for virtual machines (cloud) or real hardware (metal); or a kernel image to use instead (default: cloud)")
+	f.StringVar(&o.Modules, "modules", "", "folder of that kernel image's modules (as in /lib/modules/RELEASE)")
+	f.StringSliceVar(&o.Firmware, "firmware", nil, "Debian package whose firmware drivers may load; again for more")
 	f.StringVar(&o.Certificates, "certificates", "", "file of CA certificates (PEM) to use instead of Debian's")
 	f.StringVar(&o.BootFiles, "boot-files", "", "folder of linuxx64.efi.stub and systemd-bootx64.efi to use instead of Debian's")
 	f.StringSliceVar(&o.Formats, "format", nil, "also make: "+strings.Join(image.Formats, ", "))
@@ -76,6 +84,9 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 	}
 	if m.Boot != nil {
 		fmt.Fprintf(t, "  PCR 11\t\t%s\n", m.Boot.PCR11[:16])
+	}
+	for _, f := range m.Firmware {
+		fmt.Fprintf(t, "  %s %s\t%s\t\n", f.Package, f.Version, strings.Join(f.Licences, ", "))
 	}
 	if !verbose {
 		return t.Flush()

@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"wherry.example/wherry/internal/host/kernel"
 )
 
 // Edition is an image spec.
@@ -26,6 +29,11 @@ func loadEdition(source, name string) (Edition, error) {
 	var e Edition
 	if !editionName.MatchString(name) {
 		return e, fmt.Errorf("edition %q: not a name", name)
+	}
+	for _, kind := range kernel.Kinds {
+		if base, ok := strings.CutSuffix(name, kind.Suffix); ok && kind.Suffix != "" {
+			return e, fmt.Errorf("edition %s: that is edition %s with the kernel for %s: use --edition %s --kernel %s", name, base, kind.Name, base, kind.Name)
+		}
 	}
 	b, err := os.ReadFile(filepath.Join(source, "editions", name+".yaml"))
 	if err != nil {

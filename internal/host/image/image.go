@@ -42,14 +42,16 @@ import (
 // Options say what to build, out of what, and where to.
 type Options struct {
 	Source       string // the checkout; default: the current folder's module root
-	Output       string // default: Source/build/EDITION-ARCH
+	Output       string // default: Source/build/EDITION-ARCH, or build/EDITION-KIND-ARCH
 	Cache        string // default: the user's cache folder for wherry
 	Edition      string // default: core
-	Kernel       string // kernel image, instead of Debian's
-	Modules      string // its modules; goes with Kernel
+	Kernel       string // a kind of Debian's (package kernel), default: cloud; or a kernel image
+	Modules      string // the modules of a kernel image
 	Certificates string // CA certificates (PEM), instead of Debian's
 	BootFiles    string // folder of systemd's boot stub and loader, instead of Debian's
 
+	// Firmware are Debian packages whose firmware goes into the root.
+	Firmware []string
 	// Formats beside the parts: see Formats.
 	Formats []string
 	// SecureBootKey and SecureBootCertificate (PEM files) sign what firmware starts.
@@ -103,8 +105,9 @@ func Build(ctx context.Context, o Options) (Result, error) {
 }
 
 func (o *Options) fill() error {
-	if (o.Kernel == "") != (o.Modules == "") {
-		return errors.New("a kernel and its modules go together: give both --kernel and --modules")
+	kind, ok := kernel.FindKind(o.Kernel)
+	if ok != (o.Modules == "") {
+		return fmt.Errorf("kernel %q: use cloud or metal, which are Debian's; or give a kernel image of your own with --kernel FILE, and its modules with --modules", o.Kernel)
 	}
 	if err := o.checkFormats(); err != nil {
 		return err
@@ -122,7 +125,7 @@ func (o *Options) fill() error {
 		}
 	}
 	if o.Output == "" {
-		o.Output = filepath.Join(o.Source, "build", o.Edition+"-"+arch)
+		o.Output = filepath.Join(o.Source, "build", o.Edition+kind.Suffix+"-"+arch)
 	}
 	if o.Cache == "" {
 		user, err := os.UserCacheDir()
@@ -161,6 +164,7 @@ type build struct {
 	tmp     string // inside the output folder: renames must not cross filesystems
 
 	kernel   kernel.Kernel
+	firmware []kernel.Firmware
 	root     *kernel.Selection
 	early    *kernel.Selection
 	binaries []component.Binary
@@ -183,6 +187,8 @@ func newBuild(o Options) (*build, error) {
 	if b.edition, err = loadEdition(o.Source, o.Edition); err != nil {
 		return nil, err
 	}
+	kind, _ := kernel.FindKind(o.Kernel)
+	b.edition.Name += kind.Suffix
 	b.tmp, err = os.MkdirTemp(o.Output, ".parts-*")
 	return b, err
 }
@@ -210,19 +216,28 @@ func (b *build) run(ctx context.Context) (Result, error) {
 }
 
 func (b *build) takeKernel(ctx context.Context) (err error) {
-	if b.Kernel != "" {
-		b.kernel, err = kernel.FromFiles(b.Kernel, b.Modules)
+	kind, debian := kernel.FindKind(b.Kernel)
+	if debian {
+		b.kernel, err = kernel.FromApt(ctx, kind, b.Cache, b.Progress)
 	} else {
-		b.kernel, err = kernel.FromApt(ctx, b.Cache, b.Progress)
+		kind = kernel.Cloud
+		b.kernel, err = kernel.FromFiles(b.Kernel, b.Modules)
 	}
 	if err != nil {
 		return err
+	}
+	for _, name := range b.Firmware {
+		f, err := kernel.FirmwareFromApt(ctx, name, b.Cache, b.Progress)
+		if err != nil {
+			return err
+		}
+		b.firmware = append(b.firmware, f)
 	}
 	tree, err := kernel.OpenTree(b.kernel.Modules)
 	if err != nil {
 		return err
 	}
-	if b.root, err = tree.Select(kernel.Root); err != nil {
+	if b.root, err = tree.Select(kind.Root); err != nil {
 		return err
 	}
 	b.early, err = tree.Select(kernel.Early)
@@ -298,6 +313,9 @@ func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 	for _, p := range append(b.binaries, b.init) {
 		in.Binaries = append(in.Binaries, sbom.Binary{Name: p.Name, Path: p.Path})
 	}
+	for _, f := range b.firmware {
+		in.Firmware = append(in.Firmware, sbom.Firmware{Package: f.Source, Licences: f.Licences, Copyright: string(f.Copyright)})
+	}
 	list, err := sbom.Encode(ctx, in)
 	if err != nil {
 		return release.Manifest{}, err
@@ -311,6 +329,9 @@ func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 		Modules: release.Modules{Count: len(b.root.Order)},
 		Boot:    b.measured,
 		Source:  sourceState(ctx, b.Source),
+	}
+	for _, f := range b.firmware {
+		m.Firmware = append(m.Firmware, release.Firmware{Package: f.Source.Package, Version: f.Source.Version, Licences: f.Licences})
 	}
 	for _, name := range b.root.Order {
 		m.Modules.Bytes += int64(len(b.root.Files[name]))

@@ -21,8 +21,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"wherry.example/wherry/internal/host/deb"
 	"wherry.example/wherry/internal/host/kernel"
 	"wherry.example/wherry/internal/host/kernel/kerneltest"
+	"wherry.example/wherry/internal/host/rootfs"
 	"wherry.example/wherry/release"
 )
 
@@ -149,6 +151,30 @@ func checkRoot(t *testing.T, file, certs string) {
 }
 
 // TestTwoFoldersSameBytes builds in two folders with two empty caches.
+func TestFirmwareInTheRoot(t *testing.T) {
+	p := kernel.Firmware{
+		Source: deb.Candidate{Package: "firmware-x"}, Copyright: []byte("ours"),
+		Files: []kernel.FirmwareFile{{Name: "a/b.bin", Data: []byte("code")}, {Name: "c.bin", Target: "a/b.bin"}},
+	}
+	tree := &rootfs.Tree{}
+	if err := addFirmware(tree, []kernel.Firmware{p}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range tree.Entries() {
+		if !e.Mode.IsDir() {
+			got = append(got, e.Path+"="+string(e.Data)+e.Target)
+		}
+	}
+	want := []string{"lib/firmware/a/b.bin=code", "lib/firmware/c.bin=a/b.bin", "lib/firmware/firmware-x.copyright=ours"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := addFirmware(tree, []kernel.Firmware{{Source: deb.Candidate{Package: "firmware-y"}, Files: p.Files}}); err == nil {
+		t.Error("two packages brought the same file")
+	}
+}
+
 func TestTwoFoldersSameBytes(t *testing.T) {
 	first := options(t)
 	second := first
@@ -249,24 +275,27 @@ func TestVerifyFindsDamage(t *testing.T) {
 }
 
 func TestRefuses(t *testing.T) {
-	source := checkout(t)
+	own, source := options(t), checkout(t)
 	write(t, source, "editions/odd.yaml", "name: odd\nprogramms: []\n")
 	write(t, source, "editions/other.yaml", "name: core\n")
 	for name, c := range map[string]struct {
 		o    Options
 		says string
 	}{
-		"kernel alone":    {Options{Kernel: "x"}, "--modules"},
-		"modules alone":   {Options{Modules: "x"}, "--kernel"},
-		"unknown edition": {Options{Edition: "nope"}, "nope"},
-		"a path":          {Options{Edition: "../core"}, "not a name"},
-		"unknown field":   {Options{Edition: "odd"}, "programms"},
-		"wrong name":      {Options{Edition: "other"}, "core"},
-		"unknown format":  {Options{Formats: []string{"efi", "floppy"}}, "there are efi, raw, qcow2"},
-		"key alone":       {Options{Formats: []string{"efi"}, SecureBootKey: "x"}, "--secure-boot-cert"},
-		"nothing to sign": {Options{SecureBootKey: "x", SecureBootCertificate: "y"}, "--format"},
-		"no key to enrol": {Options{Formats: []string{"efi"}, SecureBootEnroll: true}, "--secure-boot-key"},
-		"no such kernel":  {Options{Kernel: "/nonexistent", Modules: source}, "kernel image /nonexistent"},
+		"kernel alone":     {Options{Kernel: "x"}, "--modules"},
+		"modules alone":    {Options{Modules: "x"}, "--kernel"},
+		"unknown edition":  {Options{Edition: "nope"}, "nope"},
+		"a path":           {Options{Edition: "../core"}, "not a name"},
+		"unknown field":    {Options{Edition: "odd"}, "programms"},
+		"wrong name":       {Options{Edition: "other"}, "core"},
+		"unknown format":   {Options{Formats: []string{"efi", "floppy"}}, "there are efi, raw, qcow2"},
+		"key alone":        {Options{Formats: []string{"efi"}, SecureBootKey: "x"}, "--secure-boot-cert"},
+		"nothing to sign":  {Options{SecureBootKey: "x", SecureBootCertificate: "y"}, "--format"},
+		"no key to enrol":  {Options{Formats: []string{"efi"}, SecureBootEnroll: true}, "--secure-boot-key"},
+		"kind and modules": {Options{Kernel: "metal", Modules: "x"}, "cloud or metal"},
+		"kind in edition":  {Options{Edition: "core-metal"}, "--edition core --kernel metal"},
+		"odd firmware":     {Options{Firmware: []string{"-o"}, Kernel: own.Kernel, Modules: own.Modules}, "not the name of a package"},
+		"no such kernel":   {Options{Kernel: "/nonexistent", Modules: source}, "kernel image /nonexistent"},
 	} {
 		c.o.Source, c.o.Cache = source, t.TempDir()
 		if _, err := Build(t.Context(), c.o); err == nil || !strings.Contains(err.Error(), c.says) {

@@ -28,7 +28,7 @@ func TestCoreIsReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache := filepath.Join(user, "wherry")
-	if _, err := kernel.FromApt(t.Context(), cache, func(string) {}); errors.Is(err, deb.ErrNoApt) {
+	if _, err := kernel.FromApt(t.Context(), kernel.Cloud, cache, func(string) {}); errors.Is(err, deb.ErrNoApt) {
 		t.Skip(err)
 	}
 	if _, err := loadCertificates(t.Context(), "", cache, func(string) {}); err != nil {

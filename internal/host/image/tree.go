@@ -51,7 +51,30 @@ func (b *build) rootTree() (*rootfs.Tree, error) {
 			return nil, err
 		}
 	}
+	if err := addFirmware(t, b.firmware); err != nil {
+		return nil, err
+	}
 	return t, addModules(t, "lib/modules", b.root)
+}
+
+// addFirmware puts firmware where the kernel looks for it, and each package's
+// copyright file beside: many licences want to go where the firmware goes.
+func addFirmware(t *rootfs.Tree, packages []kernel.Firmware) error {
+	for _, p := range packages {
+		if err := t.File("lib/firmware/"+p.Source.Package+".copyright", 0o644, p.Copyright); err != nil {
+			return err
+		}
+		for _, f := range p.Files {
+			add := func(name string) error { return t.File(name, 0o644, f.Data) }
+			if f.Target != "" {
+				add = func(name string) error { return t.Symlink(name, f.Target) }
+			}
+			if err := add("lib/firmware/" + f.Name); err != nil {
+				return fmt.Errorf("firmware of package %s: %w", p.Source.Package, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (b *build) addIdentity(t *rootfs.Tree) error {

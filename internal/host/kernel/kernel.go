@@ -3,9 +3,10 @@
 
 // Package kernel provides the kernel image and the modules of a build.
 //
-// The kernel is Debian's cloud kernel, unchanged and with Debian's signatures,
-// fetched by apt (which verifies it) and unpacked into the cache once for each
-// package version: cache/kernel/PACKAGE_VERSION/{vmlinuz,modules.builtin,
+// There are two kinds (kinds.go): Debian's cloud kernel for virtual machines,
+// and its general kernel for real hardware. Either is unchanged and has Debian's
+// signatures, is fetched by apt (which verifies it) and unpacked into the cache
+// once for each package version: cache/kernel/PACKAGE_VERSION/{vmlinuz,modules.builtin,
 // release,*.ko}. The directory appears under that name only when it is
 // complete, so a build that was cut off leaves nothing that the next one
 // trusts. Modules are decompressed there: in the image they lie uncompressed
@@ -14,9 +15,10 @@
 //
 // On systems without apt, FromFiles takes an image and a module directory.
 //
-// Which modules an image holds is decided by the table Groups and by what the
-// chosen modules themselves say they need (.modinfo); the packages have no
-// modules.dep.
+// Which modules an image holds is decided by the tables of groups.go and by what
+// the chosen modules themselves say they need (.modinfo); the packages have no
+// modules.dep. Firmware that drivers ask for comes from packages that are named
+// (firmware.go).
 package kernel
 
 import (
@@ -32,9 +34,6 @@ import (
 	"wherry.example/wherry/internal/host/deb"
 )
 
-// metaPackages name the kernel, the preferred one first.
-var metaPackages = []string{"linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"}
-
 // Kernel is a kernel image with its modules.
 type Kernel struct {
 	Package string // Debian package; empty when given as files
@@ -44,10 +43,10 @@ type Kernel struct {
 	Modules string // directory that holds the modules, at any depth
 }
 
-// FromApt returns the newest kernel that apt offers, from the cache if it is
-// there already.
-func FromApt(ctx context.Context, cache string, progress func(string)) (Kernel, error) {
-	c, err := resolve(ctx)
+// FromApt returns the newest kernel of a kind that apt offers, from the cache if
+// it is there already.
+func FromApt(ctx context.Context, kind Kind, cache string, progress func(string)) (Kernel, error) {
+	c, err := resolve(ctx, kind.packages)
 	if err != nil {
 		return Kernel{}, fmt.Errorf("%w\n(or give a kernel yourself: --kernel FILE --modules DIR)", err)
 	}
@@ -63,7 +62,7 @@ func FromApt(ctx context.Context, cache string, progress func(string)) (Kernel, 
 }
 
 // resolve goes from the meta-package to the package that holds the kernel.
-func resolve(ctx context.Context) (deb.Candidate, error) {
+func resolve(ctx context.Context, metaPackages []string) (deb.Candidate, error) {
 	var first error
 	for _, meta := range metaPackages {
 		c, err := deb.Resolve(ctx, meta)

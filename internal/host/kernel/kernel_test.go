@@ -181,30 +181,40 @@ func TestFromFiles(t *testing.T) {
 	}
 }
 
-// TestDebianKernel holds the table against the kernel that apt offers today:
+// TestDebianKernels holds the tables against the kernels that apt offers today:
 // everything the groups name is there, and every module can be ordered.
-func TestDebianKernel(t *testing.T) {
+func TestDebianKernels(t *testing.T) {
+	for _, kind := range Kinds {
+		t.Run(kind.Name, func(t *testing.T) { checkDebianKernel(t, kind) })
+	}
+}
+
+func checkDebianKernel(t *testing.T, kind Kind) {
 	user, err := os.UserCacheDir()
 	if err != nil {
 		t.Skip("no cache folder:", err)
 	}
-	k, err := FromApt(t.Context(), filepath.Join(user, "wherry"), func(s string) { t.Log(s) })
+	k, err := FromApt(t.Context(), kind, filepath.Join(user, "wherry"), func(s string) { t.Log(s) })
 	if errors.Is(err, deb.ErrNoApt) {
 		t.Skip(err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(k.Release, "cloud-amd64") || !strings.Contains(k.Package, k.Release) {
+	if strings.HasSuffix(k.Release, "cloud-amd64") != (kind.Name == "cloud") || !strings.Contains(k.Package, k.Release) {
 		t.Errorf("kernel %+v", k)
 	}
 	m, err := OpenTree(k.Modules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := m.Select(Root)
+	s, err := m.Select(kind.Root)
 	if err != nil {
 		t.Fatal(err)
+	}
+	t.Logf("%d modules", len(s.Order))
+	for _, c := range s.Costs {
+		t.Logf("%-24s %4d modules %6.2f MB", c.Group, c.Modules, float64(c.Bytes)/1e6)
 	}
 	if len(s.Absent) > 0 {
 		t.Errorf("Debian's kernel has none of %q: take them off the table", s.Absent)

@@ -37,6 +37,16 @@ type Input struct {
 	Source   string // the checkout, for the licence of Wherry itself
 	Binaries []Binary
 	Packages []deb.Candidate
+	Firmware []Firmware
+}
+
+// Firmware is a package of firmware. Its licences are rarely ones that have
+// SPDX identifiers, so the package's own names for them are listed, and its
+// copyright file as it is.
+type Firmware struct {
+	Package   deb.Candidate
+	Licences  []string
+	Copyright string
 }
 
 // Binary is a Go program in the image.
@@ -75,6 +85,9 @@ func Encode(ctx context.Context, in Input) ([]byte, error) {
 	}
 	for _, p := range in.Packages {
 		l.depend(root.BOMRef, l.addPackage(p))
+	}
+	for _, f := range in.Firmware {
+		l.depend(root.BOMRef, l.addFirmware(f))
 	}
 	return l.encode(root)
 }
@@ -166,6 +179,22 @@ func (l *list) addPackage(p deb.Candidate) string {
 		c.Type = cdx.ComponentTypeOS
 	}
 	setLicences(&c, packageLicences(p.Package))
+	l.components[ref] = c
+	return ref
+}
+
+func (l *list) addFirmware(f Firmware) string {
+	ref := l.addPackage(f.Package)
+	c := l.components[ref]
+	c.Type, c.Copyright, c.Properties = cdx.ComponentTypeFirmware, f.Copyright, nil
+	var choices cdx.Licenses
+	for _, name := range f.Licences {
+		choices = append(choices, cdx.LicenseChoice{License: &cdx.License{Name: name}})
+	}
+	if c.Licenses = &choices; len(choices) == 0 {
+		c.Licenses = nil
+		setLicences(&c, nil)
+	}
 	l.components[ref] = c
 	return ref
 }

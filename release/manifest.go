@@ -34,6 +34,7 @@ type Manifest struct {
 	// Firmware are the packages whose firmware is in the root.
 	Firmware []Firmware `json:"firmware,omitempty"`
 	Boot     *Boot      `json:"boot,omitempty"`   // nil: no OS file was built
+	Trust    *Trust     `json:"trust,omitempty"`  // nil: a machine with this image takes no updates
 	Source   *Commit    `json:"source,omitempty"` // nil: not built from a git checkout
 	Parts    []Part     `json:"parts"`
 }
@@ -69,6 +70,13 @@ type Boot struct {
 	PCR11 string `json:"pcr11"`
 	// SignedBy is the SHA-256 of the certificate whose key signed; empty: nobody did.
 	SignedBy string `json:"signedBy,omitempty"`
+}
+
+// Trust is the root role in the image: whose releases a machine takes.
+type Trust struct {
+	RootVersion int64    `json:"rootVersion"`
+	SHA256      string   `json:"sha256"` // of the file
+	Keys        []string `json:"keys"`   // ids of the root keys
 }
 
 // Commit is what was built.

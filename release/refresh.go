@@ -70,10 +70,7 @@ func Refresh(ctx context.Context, c Config) (*Repository, error) {
 	c = c.withDefaults()
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Limits.RefreshTime, ErrSlow)
 	defer cancel()
-	if _, err := checkRoot(c.Root); err != nil {
-		return nil, fmt.Errorf("read the root role to begin with: %w", err)
-	}
-	trusted, err := trustedmetadata.New(c.Root)
+	trusted, err := trustRoot(c.Root, *c.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("read the root role to begin with: %w", err)
 	}

@@ -35,6 +35,10 @@ boot loader are signed for Secure Boot, and disks carry the certificate for the
 loader's menu to enrol, or with --secure-boot-enroll for the loader to enrol by
 itself where the firmware is in setup mode.
 
+Machines update themselves from releases that --release-root signs: give the file
+metadata/1.root.json that "wherry release init" made, or put it into the
+checkout as release-root.json. Without it they take no updates.
+
 The kernel is the newest Debian cloud kernel that apt offers, which knows
 virtual machines. --kernel metal takes Debian's general one, with the drivers of
 real hardware, and puts the image into build/EDITION-metal-ARCH: it is an edition
@@ -44,8 +48,12 @@ is in the image only as far as --firmware names Debian packages of it.
 On systems without apt give a kernel with --kernel FILE and --modules, CA
 certificates with --certificates, and systemd's boot stub and loader with
 --boot-files.`,
-		Example: "  wherry build\n  wherry build --format raw,qcow2\n  wherry build --kernel metal --format raw --firmware firmware-realtek",
-		Args:    refuseFolder,
+		Example: `  wherry build
+  wherry build --format raw,qcow2
+  wherry build --kernel metal --format raw --firmware firmware-realtek
+  wherry build --format efi,qcow2 --release-root repository/metadata/1.root.json
+  wherry build --format efi --release-version 12.1.0 --to build/next`,
+		Args: refuseFolder,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
 			r, err := image.Build(cmd.Context(), o)
@@ -67,6 +75,8 @@ certificates with --certificates, and systemd's boot stub and loader with
 	f.StringSliceVar(&o.Firmware, "firmware", nil, "Debian package whose firmware drivers may load; again for more")
 	f.StringVar(&o.Certificates, "certificates", "", "file of CA certificates (PEM) to use instead of Debian's")
 	f.StringVar(&o.BootFiles, "boot-files", "", "folder of linuxx64.efi.stub and systemd-bootx64.efi to use instead of Debian's")
+	f.StringVar(&o.Version, "release-version", "", "build as this version, DAYS.MINOR.PATCH (default: the checkout's file VERSION)")
+	f.StringVar(&o.ReleaseRoot, "release-root", "", "root.json of the release repository that machines trust (default: release-root.json in the checkout, if it is there)")
 	f.StringSliceVar(&o.Formats, "format", nil, "also make: "+strings.Join(image.Formats, ", "))
 	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "sign for Secure Boot with this RSA key (PEM)")
 	f.StringVar(&o.SecureBootCertificate, "secure-boot-cert", "", "the key's certificate (PEM)")
@@ -81,6 +91,9 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, p := range m.Parts {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, megabytes(p.Bytes), p.SHA256[:16])
+	}
+	if m.Trust != nil {
+		fmt.Fprintf(t, "  takes releases of\t\troot %d, key %.16s\n", m.Trust.RootVersion, strings.Join(m.Trust.Keys, " "))
 	}
 	if m.Boot != nil {
 		fmt.Fprintf(t, "  PCR 11\t\t%s\n", m.Boot.PCR11[:16])

@@ -117,13 +117,15 @@ func (r *releaseApp) initCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "init DIR", Short: "Make a repository", Args: cobra.ExactArgs(1),
 		Long: `Make a repository without releases, and its root role with the keys found. The
-file metadata/1.root.json in it is what machines are given to trust.`,
+file metadata/1.root.json in it is what machines are given to trust: build
+images with --release-root and its name, or put a copy into the checkout as
+release-root.json, which every build takes.`,
 		Example: "  wherry release init repository --root-key root.pem\n  wherry release init repository --root-key a.pem --root-key b.pem --root-key c.pem --root-threshold 2",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := publishing.Init(cmd.Context(), args[0], r.keyring(cmd), threshold, time.Now); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "The repository is in %s. Machines trust it by %s.\n", args[0], filepath.Join(args[0], "metadata", "1.root.json"))
+			fmt.Fprintf(cmd.OutOrStdout(), "The repository is in %[1]s. Machines trust it by %[2]s: build their images with\n  wherry build --release-root %[2]s …\n", args[0], filepath.Join(args[0], "metadata", "1.root.json"))
 			return nil
 		},
 	}

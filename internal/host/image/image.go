@@ -49,6 +49,8 @@ type Options struct {
 	Modules      string // the modules of a kernel image
 	Certificates string // CA certificates (PEM), instead of Debian's
 	BootFiles    string // folder of systemd's boot stub and loader, instead of Debian's
+	Version      string // DAYS.MINOR.PATCH; default: what the checkout's file VERSION says
+	ReleaseRoot  string // root role (root.json) that machines trust; default: Source/release-root.json if it is there
 
 	// Firmware are Debian packages whose firmware goes into the root.
 	Firmware []string
@@ -171,19 +173,20 @@ type build struct {
 	init     component.Binary
 	certs    certificates
 	boot     bootFiles
+	trust    trust
 	measured *release.Boot // what the manifest tells of the OS file; nil: there is none
 }
 
 func newBuild(o Options) (*build, error) {
 	b := &build{Options: o}
-	version, err := os.ReadFile(filepath.Join(o.Source, "VERSION"))
-	if err != nil {
-		return nil, fmt.Errorf("read the version: %w", err)
-	}
-	if b.number, err = release.ParseVersion(strings.TrimSpace(string(version))); err != nil {
-		return nil, fmt.Errorf("read VERSION: %w", err)
+	var err error
+	if b.number, err = o.number(); err != nil {
+		return nil, err
 	}
 	b.version = b.number.String()
+	if b.trust, err = o.readTrust(); err != nil {
+		return nil, err
+	}
 	if b.edition, err = loadEdition(o.Source, o.Edition); err != nil {
 		return nil, err
 	}
@@ -191,6 +194,22 @@ func newBuild(o Options) (*build, error) {
 	b.edition.Name += kind.Suffix
 	b.tmp, err = os.MkdirTemp(o.Output, ".parts-*")
 	return b, err
+}
+
+// number is the version to build.
+func (o Options) number() (release.Version, error) {
+	if o.Version != "" {
+		return release.ParseVersion(o.Version)
+	}
+	text, err := os.ReadFile(filepath.Join(o.Source, "VERSION"))
+	if err != nil {
+		return release.Version{}, fmt.Errorf("read the version: %w", err)
+	}
+	v, err := release.ParseVersion(strings.TrimSpace(string(text)))
+	if err != nil {
+		return v, fmt.Errorf("read VERSION: %w", err)
+	}
+	return v, nil
 }
 
 func (b *build) run(ctx context.Context) (Result, error) {
@@ -308,7 +327,7 @@ func (b *build) pack(ctx context.Context) error {
 func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 	in := sbom.Input{
 		Version: b.version, Edition: b.edition.Name, Arch: arch, Source: b.Source,
-		Packages: b.packages(),
+		Packages: b.packages(), Data: b.trust.data(),
 	}
 	for _, p := range append(b.binaries, b.init) {
 		in.Binaries = append(in.Binaries, sbom.Binary{Name: p.Name, Path: p.Path})
@@ -328,6 +347,7 @@ func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 		Kernel:  release.Kernel{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
 		Modules: release.Modules{Count: len(b.root.Order)},
 		Boot:    b.measured,
+		Trust:   b.trust.manifest(),
 		Source:  sourceState(ctx, b.Source),
 	}
 	for _, f := range b.firmware {

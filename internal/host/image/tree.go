@@ -13,6 +13,7 @@ import (
 
 	"wherry.example/wherry/internal/host/kernel"
 	"wherry.example/wherry/internal/host/rootfs"
+	"wherry.example/wherry/release"
 )
 
 // emptyDirs are what the machine mounts or writes on.
@@ -83,6 +84,11 @@ func (b *build) addIdentity(t *rootfs.Tree) error {
 	}
 	if err := t.File("etc/ssl/certs/ca-certificates.crt", 0o644, b.certs.pem); err != nil {
 		return err
+	}
+	if b.trust.file != nil {
+		if err := t.File(strings.TrimPrefix(release.RootFile, "/"), 0o644, b.trust.file); err != nil {
+			return err
+		}
 	}
 	if err := t.Symlink("etc/resolv.conf", "/run/wherry/resolv.conf"); err != nil {
 		return err

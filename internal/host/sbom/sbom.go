@@ -38,6 +38,7 @@ type Input struct {
 	Binaries []Binary
 	Packages []deb.Candidate
 	Firmware []Firmware
+	Data     []Data
 }
 
 // Firmware is a package of firmware. Its licences are rarely ones that have
@@ -47,6 +48,13 @@ type Firmware struct {
 	Package   deb.Candidate
 	Licences  []string
 	Copyright string
+}
+
+// Data is a file that is neither a program nor of a package.
+type Data struct {
+	Name    string // its path in the root
+	Version string
+	SHA256  string
 }
 
 // Binary is a Go program in the image.
@@ -88,6 +96,9 @@ func Encode(ctx context.Context, in Input) ([]byte, error) {
 	}
 	for _, f := range in.Firmware {
 		l.depend(root.BOMRef, l.addFirmware(f))
+	}
+	for _, d := range in.Data {
+		l.depend(root.BOMRef, l.addData(d))
 	}
 	return l.encode(root)
 }
@@ -196,6 +207,13 @@ func (l *list) addFirmware(f Firmware) string {
 		setLicences(&c, nil)
 	}
 	l.components[ref] = c
+	return ref
+}
+
+func (l *list) addData(d Data) string {
+	ref := "file:" + d.Name
+	l.components[ref] = cdx.Component{BOMRef: ref, Type: cdx.ComponentTypeFile, Name: d.Name, Version: d.Version,
+		Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: d.SHA256}}}
 	return ref
 }
 

@@ -10,13 +10,14 @@ import (
 	"strconv"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/machine/engine"
 	"wherry.example/wherry/internal/machine/server"
 	"wherry.example/wherry/internal/machine/trial"
 )
 
 // newTrial lets a trial see the network, state, the engine and the API.
-func (p *parts) newTrial(checks func() []trial.Check) (*trial.Trial, error) {
+func (p *parts) newTrial() (*trial.Trial, error) {
 	return trial.New(trial.Options{
 		Log:         p.Log,
 		Links:       func() []*wherryv1.Link { return p.network.State().Links },
@@ -26,7 +27,10 @@ func (p *parts) newTrial(checks func() []trial.Check) (*trial.Trial, error) {
 		API:         net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Port)),
 		Fingerprint: p.server.Fingerprint,
 		Exec:        p.trialExec,
-		Checks:      checks,
+		Checks: func() []config.TrialCheck {
+			m, _ := p.config.Current()
+			return m.Updates.Trial.Checks
+		},
 	})
 }
 

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
 )
 
 // Options are what a trial asks of the rest of the machine.
@@ -58,7 +59,7 @@ type Options struct {
 	// Exec runs a command in a container, passes on what it prints, and returns its exit code.
 	Exec func(ctx context.Context, container string, command []string, output func([]byte)) (code int, err error)
 	// Checks are those of the configuration, as it is when they are asked for.
-	Checks func() []Check
+	Checks func() []config.TrialCheck
 	// Stable is how long all must hold; 0: 10 s.
 	Stable time.Duration
 }
@@ -70,26 +71,6 @@ type Container struct {
 	// Returns says that the engine starts it again by itself; OnFailure, that it does so until it ends well.
 	Returns, OnFailure bool
 	State              *wherryv1.ContainerState
-}
-
-// Check is one check of the configuration: exactly one of HTTP, TCP and Exec is set.
-type Check struct {
-	Name string
-	HTTP *HTTP
-	TCP  string // host:port
-	Exec *Exec
-}
-
-// HTTP wants an answer with a status; 0: any from 200 to 299.
-type HTTP struct {
-	URL    string
-	Status int
-}
-
-// Exec wants a command in a container to end with 0.
-type Exec struct {
-	Container string
-	Command   []string
 }
 
 // Report is how far a trial is.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/sshkey"
 )
 
@@ -40,7 +41,7 @@ type rig struct {
 	last Report
 }
 
-func newRig(t *testing.T, checks ...Check) *rig {
+func newRig(t *testing.T, checks ...config.TrialCheck) *rig {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -75,7 +76,7 @@ func newRig(t *testing.T, checks ...Check) *rig {
 		API:         api.Listener.Addr().String(),
 		Fingerprint: func() string { return r.fingerprint },
 		Exec:        execHere,
-		Checks:      func() []Check { return checks },
+		Checks:      func() []config.TrialCheck { return checks },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -184,22 +185,24 @@ func TestNotWell(t *testing.T) {
 	}))
 	t.Cleanup(web.Close)
 	address := strings.TrimPrefix(web.URL, "http://")
+	private := httptest.NewTLSServer(http.NotFoundHandler()) // its certificate is nobody's business
+	t.Cleanup(private.Close)
 	tests := map[string]struct {
 		change func(*rig)
-		checks []Check
+		checks []config.TrialCheck
 		want   string // empty: all is well
 	}{
-		"good checks": {nil, []Check{
-			{Name: "page", HTTP: &HTTP{URL: web.URL}}, {Name: "moved", HTTP: &HTTP{URL: web.URL + "/moved", Status: 302}}, {Name: "bad", HTTP: &HTTP{URL: web.URL + "/bad", Status: 500}},
-			{Name: "port", TCP: address}, {Name: "asked", Exec: &Exec{"app", []string{"print", "", "0"}}},
+		"good checks": {nil, []config.TrialCheck{
+			{Name: "page", HTTP: config.TrialHTTP{URL: web.URL}}, {Name: "moved", HTTP: config.TrialHTTP{URL: web.URL + "/moved", Status: 302}}, {Name: "bad", HTTP: config.TrialHTTP{URL: web.URL + "/bad", Status: 500}},
+			{Name: "private", HTTP: config.TrialHTTP{URL: private.URL, Status: 404}}, {Name: "port", TCP: address}, {Name: "asked", Exec: config.TrialExec{Container: "app", Command: []string{"print", "", "0"}}},
 		}, ""},
-		"redirect":       {nil, []Check{{Name: "page", HTTP: &HTTP{URL: web.URL + "/moved"}}}, "; check page: it answers 302 Found"},
-		"bad status":     {nil, []Check{{Name: "page", HTTP: &HTTP{URL: web.URL + "/bad"}}}, "; check page: it answers 500 Internal Server Error: the database is away the"},
-		"closed port":    {nil, []Check{{Name: "port", TCP: closed}}, "connection refused"},
-		"closed web":     {nil, []Check{{Name: "page", HTTP: &HTTP{URL: "http://" + closed}}}, "connection refused"},
-		"exit code":      {nil, []Check{{Name: "asked", Exec: &Exec{"app", []string{"print", "no\nrows", "3"}}}}, "; check asked: it ended with 3: no rows"},
-		"no container":   {nil, []Check{{Name: "asked", Exec: &Exec{"gone", []string{"print"}}}}, "; check asked: there is no container gone"},
-		"empty check":    {nil, []Check{{Name: "x"}}, "; check x: it names neither"},
+		"redirect":       {nil, []config.TrialCheck{{Name: "page", HTTP: config.TrialHTTP{URL: web.URL + "/moved"}}}, "; check page: it answers 302 Found"},
+		"bad status":     {nil, []config.TrialCheck{{Name: "page", HTTP: config.TrialHTTP{URL: web.URL + "/bad"}}}, "; check page: it answers 500 Internal Server Error: the database is away the"},
+		"closed port":    {nil, []config.TrialCheck{{Name: "port", TCP: closed}}, "connection refused"},
+		"closed web":     {nil, []config.TrialCheck{{Name: "page", HTTP: config.TrialHTTP{URL: "http://" + closed}}}, "connection refused"},
+		"exit code":      {nil, []config.TrialCheck{{Name: "asked", Exec: config.TrialExec{Container: "app", Command: []string{"print", "no\nrows", "3"}}}}, "; check asked: it ended with 3: no rows"},
+		"no container":   {nil, []config.TrialCheck{{Name: "asked", Exec: config.TrialExec{Container: "gone", Command: []string{"print"}}}}, "; check asked: there is no container gone"},
+		"empty check":    {nil, []config.TrialCheck{{Name: "x"}}, "; check x: it names neither"},
 		"API refuses":    {func(r *rig) { r.status.Store(500) }, nil, "; API: it answers 500 Internal Server Error: body of the answer"},
 		"another key":    {func(r *rig) { r.fingerprint = "SHA256:other" }, nil, "this machine's is SHA256:other; key: the machine's key is SHA256:other, and was"},
 		"API away":       {func(r *rig) { r.o.API = closed }, nil, "; API: Post \"https://" + closed},
@@ -242,7 +245,7 @@ func TestNotWell(t *testing.T) {
 
 // A command that hangs ends with the look, and an end of the machine ends the trial.
 func TestEnds(t *testing.T) {
-	r := newRig(t, Check{Name: "hangs", Exec: &Exec{"app", []string{"hang"}}})
+	r := newRig(t, config.TrialCheck{Name: "hangs", Exec: config.TrialExec{Container: "app", Command: []string{"hang"}}})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if err := r.Wait(ctx, nil, time.Hour, func(Report) {}); !errors.Is(err, context.DeadlineExceeded) {

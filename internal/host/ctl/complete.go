@@ -66,3 +66,24 @@ func (c *CLI) Names(ctx context.Context, kind, prefix string) []string {
 	slices.Sort(names)
 	return names
 }
+
+// OfferedVersions are the releases that the machine could go to, as far as it
+// knows without asking its repository.
+func (c *CLI) OfferedVersions(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, completionTime)
+	defer cancel()
+	_, u, err := c.update(ctx)
+	if err != nil {
+		return nil
+	}
+	var versions []string
+	if u.Offer != nil {
+		versions = append(versions, u.Offer.Version)
+	}
+	for _, s := range u.Slots {
+		if !s.Running && !slices.Contains(versions, s.Version) {
+			versions = append(versions, s.Version)
+		}
+	}
+	return versions
+}

@@ -206,13 +206,15 @@ func (c *CLI) Status(ctx context.Context) error {
 		}
 		c.notef("the containers cannot be listed: %v", err)
 	}
-	fmt.Fprint(c.Out, c.statusScreen(s, list.GetContainers()))
+	// A machine of a release without updates has nothing to say about them.
+	update, _ := unary(ctx, api.Updates.GetUpdate, &wherryv1.GetUpdateRequest{})
+	fmt.Fprint(c.Out, c.statusScreen(s, list.GetContainers(), update))
 	return nil
 }
 
 const maxStatusContainers = 12
 
-func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Container) string {
+func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Container, update *wherryv1.GetUpdateResponse) string {
 	var rows [][]string
 	row := func(name, format string, args ...any) {
 		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
@@ -220,6 +222,9 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 	up := s.Now.AsTime().Sub(s.BootedAt.AsTime())
 	row("Machine", "%s  %s", s.Name, s.Fingerprint)
 	row("Release", "wherry %s, Linux %s, %s", s.Version, s.Kernel, s.Architecture)
+	if update != nil {
+		row("Update", "%s", c.updateLine(update))
+	}
 	row("Up", "%s (load %.2f, %d CPUs)", units.HumanDuration(up), s.Load1, s.Cpus)
 	row("Time", "%s, %s", s.Now.AsTime().Local().Format(time.DateTime), timeSource(s))
 	row("Memory", "%s of %s used", binarySize(s.Memory.GetTotalBytes()-min(s.Memory.GetAvailableBytes(), s.Memory.GetTotalBytes())), binarySize(s.Memory.GetTotalBytes()))

@@ -37,6 +37,7 @@ import (
 type toy struct {
 	server.Networks
 	server.Machine
+	*toyUpdates
 
 	mu         sync.Mutex
 	containers map[string]*toyContainer
@@ -477,7 +478,7 @@ type rig struct {
 func newRig(t *testing.T) *rig {
 	t.Helper()
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
-	r := &rig{toy: &toy{containers: map[string]*toyContainer{}, images: map[string]bool{"nginx": true}, files: map[string]string{"/": ""}}}
+	r := &rig{toy: &toy{toyUpdates: &toyUpdates{}, containers: map[string]*toyContainer{}, images: map[string]bool{"nginx": true}, files: map[string]string{"/": ""}}}
 	user, key := newKey(t), newKey(t)
 	line, err := sshkey.AuthorizedLine(user.Public(), "")
 	if err != nil {
@@ -485,7 +486,7 @@ func newRig(t *testing.T) *rig {
 	}
 	r.key = line
 	s, err := server.New(server.Options{Key: key, Version: "1.2.3", Log: slog.New(slog.DiscardHandler), Access: config.Access{Keys: []config.Key{{Key: line}}},
-		Containers: r.toy, Images: r.toy, Volumes: r.toy, Networks: r.toy, Machine: r.toy,
+		Containers: r.toy, Images: r.toy, Volumes: r.toy, Networks: r.toy, Machine: r.toy, Updates: r.toy,
 		Classify: func(err error) (connect.Code, int) {
 			var exit errExit
 			if errors.As(err, &exit) {

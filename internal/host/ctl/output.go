@@ -159,10 +159,8 @@ func (c *CLI) parseTime(flag, text string) (*timestamppb.Timestamp, error) {
 	if d, err := time.ParseDuration(text); err == nil {
 		return timestamppb.New(c.now().Add(-d)), nil
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02"} {
-		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
-			return timestamppb.New(t), nil
-		}
+	if t, err := parseDate(text); err == nil {
+		return timestamppb.New(t), nil
 	}
 	var sec, nsec int64
 	var frac string
@@ -177,4 +175,14 @@ func (c *CLI) parseTime(flag, text string) (*timestamppb.Timestamp, error) {
 		}
 	}
 	return timestamppb.New(time.Unix(sec, nsec)), nil
+}
+
+// parseDate reads a date with or without time and zone; without one it is the user's.
+func parseDate(text string) (t time.Time, err error) {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02T15:04", "2006-01-02 15:04:05", "2006-01-02"} {
+		if t, err = time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return t, err
 }

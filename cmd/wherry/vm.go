@@ -35,7 +35,7 @@ func newVMCommand() *cobra.Command {
 // vmStartFlags are what was said on the command line; what was not said stays as remembered.
 type vmStartFlags struct {
 	image, diskImage, memory, disk, configFile, cmdline string
-	secureBoot                                          bool
+	secureBoot, pc                                      bool
 	cpus                                                int
 	ports, extraDisks                                   []string
 	timeout                                             time.Duration
@@ -62,6 +62,7 @@ otherwise.`,
 	flags.StringVar(&f.disk, "disk", "10G", `size of the state disk (takes space as it fills), or "none"`)
 	flags.StringVar(&f.diskImage, "disk-image", "", "boot by UEFI firmware from a disk that begins as a copy of this file (raw or qcow2)")
 	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image: firmware that can check signatures")
+	flags.BoolVar(&f.pc, "pc", false, "SATA disks and an Intel network adapter instead of virtio (needs an image of --kernel metal)")
 	flags.StringArrayVar(&f.extraDisks, "extra-disk", nil, "attach a raw disk image too (repeat for more)")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
 	flags.StringVar(&f.configFile, "config", "", "machine configuration (YAML); your key is added to it")
@@ -134,7 +135,7 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
 	}
 	var late []string
-	for _, name := range []string{"image", "disk-image", "secure-boot", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+	for _, name := range []string{"image", "disk-image", "secure-boot", "pc", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {
 			late = append(late, "--"+name)
 		}
@@ -165,6 +166,9 @@ func (f vmStartFlags) apply(s *qemu.Settings, changed func(string) bool) error {
 	}
 	if changed("secure-boot") {
 		s.SecureBoot = f.secureBoot
+	}
+	if changed("pc") {
+		s.PC = f.pc
 	}
 	if changed("cpus") {
 		s.CPUs = f.cpus

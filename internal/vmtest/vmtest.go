@@ -33,8 +33,10 @@ type Options struct {
 	// gives the firmware that can check signatures.
 	DiskImage  string
 	SecureBoot bool
-	MemoryMiB  int
-	CPUs       int
+	// PC gives the machine SATA disks and an e1000e instead of virtio.
+	PC        bool
+	MemoryMiB int
+	CPUs      int
 	// DiskBytes is the size of the state disk. NoDisk leaves it out.
 	DiskBytes int64
 	NoDisk    bool
@@ -117,7 +119,7 @@ func (m *Machine) settings() (qemu.Settings, error) {
 		return s, err
 	}
 	o := m.options
-	s.DiskImage, s.SecureBoot = o.DiskImage, o.SecureBoot
+	s.DiskImage, s.SecureBoot, s.PC = o.DiskImage, o.SecureBoot, o.PC
 	s.Image, s.ExtraDisks, s.Cmdline, s.Args = o.Image, o.ExtraDisks, o.Cmdline, o.Args
 	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 1, 2<<30
 	if o.MemoryMiB != 0 {

@@ -34,11 +34,11 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 		"-device", "virtio-rng-pci",
 		"-netdev", netdev(s),
 		// Without a ROM the firmware does not try to boot from the network.
-		"-device", "virtio-net-pci,netdev=net0,romfile=",
+		"-device", s.networkAdapter() + ",netdev=net0,romfile=",
 	}
 	args = append(args, s.bootArguments()...)
 	if s.DiskBytes > 0 {
-		state := disk("state", "state.img")
+		state := s.disk(0, "state", "state.img")
 		if s.DiskImage != "" {
 			// Else the firmware tries the network too.
 			state[len(state)-1] += ",bootindex=1"
@@ -46,7 +46,7 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 		args = append(args, state...)
 	}
 	for i, path := range s.ExtraDisks {
-		args = append(args, disk("extra"+strconv.Itoa(i), path)...)
+		args = append(args, s.disk(i+1, "extra"+strconv.Itoa(i), path)...)
 	}
 	if config {
 		args = append(args, "-fw_cfg", "name=opt/wherry/config,file=config.yaml")
@@ -85,10 +85,22 @@ func apiForward(s Settings) Forward {
 	return Forward{HostPort: s.APIPort, GuestPort: APIPort}.withDefaults()
 }
 
-func disk(id, path string) []string {
+func (s Settings) networkAdapter() string {
+	if s.PC {
+		return "e1000e"
+	}
+	return "virtio-net-pci"
+}
+
+// disk is the machine's n-th. The chipset of q35 has six SATA ports.
+func (s Settings) disk(n int, id, path string) []string {
+	device := "virtio-blk-pci"
+	if s.PC {
+		device = fmt.Sprintf("ide-hd,bus=ide.%d", n)
+	}
 	return []string{
 		"-drive", "if=none,id=" + id + ",format=raw,discard=unmap,detect-zeroes=unmap,file=" + escape(path),
-		"-device", "virtio-blk-pci,drive=" + id + ",serial=" + id,
+		"-device", device + ",drive=" + id + ",serial=" + id,
 	}
 }
 

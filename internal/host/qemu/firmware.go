@@ -96,11 +96,15 @@ func (s Settings) bootArguments() []string {
 }
 
 func (s Settings) machineType() string {
-	// No SATA: its driver takes as long as the rest of the boot to find nothing.
-	if s.SecureBoot {
-		return "q35,sata=off,smm=on"
+	machine := "q35"
+	if !s.PC {
+		// No SATA: its driver takes as long as the rest of the boot to find nothing.
+		machine += ",sata=off"
 	}
-	return "q35,sata=off"
+	if s.SecureBoot {
+		machine += ",smm=on"
+	}
+	return machine
 }
 
 // copyDiskImage makes the machine's disk out of its image, before the first start.

@@ -58,6 +58,9 @@ type Settings struct {
 	DiskImage string `json:"diskImage,omitempty"`
 	// SecureBoot gives it firmware that can check signatures, with no keys yet.
 	SecureBoot bool `json:"secureBoot,omitempty"`
+	// PC gives it what computers have instead of virtio: SATA disks and Intel's
+	// network adapter (e1000e).
+	PC bool `json:"pc,omitempty"`
 	MemoryMiB  int  `json:"memoryMiB"`
 	CPUs       int  `json:"cpus"`
 	// DiskBytes is the size of the state disk; 0: none. A disk that exists is

@@ -130,7 +130,7 @@ var edges = []edge{
 	{"wherry-init depends on pid1, supervise and linux only",
 		func(f string) bool { return within(f, "cmd/wherry-init") },
 		func(_, to string) bool {
-			return strings.HasPrefix(to, module) && !withinAny(to, "internal/machine/pid1", "internal/machine/supervise", "internal/linux", "internal/format/modindex")
+			return strings.HasPrefix(to, module) && !withinAny(to, "internal/machine/pid1", "internal/machine/supervise", "internal/linux", "internal/format/modindex", "internal/format/bootcount")
 		}},
 	{"pid1 and supervise stay small: no API, no config, no network",
 		func(f string) bool { return withinAny(f, "internal/machine/pid1", "internal/machine/supervise") },

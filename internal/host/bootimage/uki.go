@@ -16,8 +16,9 @@ import (
 // whole, so it is the same on every machine: the last console is where a
 // machine writes, which is the serial port in all clouds, and tty0 shows the
 // rest. The cloud kernel runs in virtual machines only, where the kernel's test
-// of its timer's wiring says nothing, and now and then hangs.
-const Cmdline = "console=tty0 console=ttyS0,115200 quiet panic=15 no_timer_check cryptomgr.notests"
+// of its timer's wiring says nothing, and now and then hangs. The rest is as
+// where QEMU starts the kernel itself (package qemu, docs/decisions/0012).
+const Cmdline = "console=tty0 console=ttyS0,115200 quiet panic=15 no_timer_check cryptomgr.notests percpu_alloc=page"
 
 // UKI is the OS in one file that UEFI firmware starts: systemd's boot stub
 // with the kernel, the initramfs and all that they need to know as sections.

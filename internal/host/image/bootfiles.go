@@ -41,20 +41,32 @@ func (b *build) takeBootFiles(ctx context.Context) (err error) {
 		b.boot, err = readBootFiles(b.BootFiles)
 		return err
 	}
+	b.boot, err = cachedBootFiles(ctx, b.Cache, b.Progress)
+	return err
+}
+
+// BootFiles returns Debian's boot stub and loader, through the cache folder.
+func BootFiles(ctx context.Context, cache string) (stub, loader []byte, err error) {
+	f, err := cachedBootFiles(ctx, cache, func(string) {})
+	return f.stub, f.loader, err
+}
+
+func cachedBootFiles(ctx context.Context, cache string, progress func(string)) (bootFiles, error) {
 	c, err := deb.Resolve(ctx, bootPackage)
 	if err != nil {
-		return fmt.Errorf("find the boot loader: %w\n(or give it yourself: --boot-files DIR)", err)
+		return bootFiles{}, fmt.Errorf("find the boot loader: %w\n(or give it yourself: --boot-files DIR)", err)
 	}
-	dir := filepath.Join(b.Cache, "bootloader", c.Version)
-	if b.boot, err = readBootFiles(dir); err != nil {
-		b.Progress("boot loader: fetching " + c.Package + " " + c.Version)
+	dir := filepath.Join(cache, "bootloader", c.Version)
+	f, err := readBootFiles(dir)
+	if err != nil {
+		progress("boot loader: fetching " + c.Package + " " + c.Version)
 		if err := fetchBootFiles(ctx, c, dir); err != nil {
-			return fmt.Errorf("boot loader: %w", err)
+			return bootFiles{}, fmt.Errorf("boot loader: %w", err)
 		}
-		b.boot, err = readBootFiles(dir)
+		f, err = readBootFiles(dir)
 	}
-	b.boot.source = c
-	return err
+	f.source = c
+	return f, err
 }
 
 func readBootFiles(dir string) (f bootFiles, err error) {

@@ -11,8 +11,11 @@ import (
 	"hash"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"wherry.example/wherry/internal/format/pe"
 )
 
 // reserve is what stays free on the boot partition, for the firmware's own files.
@@ -28,6 +31,9 @@ func (s *Slots) Stage(ctx context.Context, version string, src *os.File, progres
 	defer s.mu.Unlock()
 	err := s.accepts(src)
 	if err == nil {
+		err = named(src, version)
+	}
+	if err == nil {
 		err = s.with(true, func(v volume) error { return s.stage(ctx, v, version, src, progress) })
 	}
 	if err == nil {
@@ -37,6 +43,19 @@ func (s *Slots) Stage(ctx context.Context, version string, src *os.File, progres
 		return fmt.Errorf("put OS file %s on the boot partition: %w", version, err)
 	}
 	return nil
+}
+
+// named wants the file to be of the version that its name will say: the loader
+// orders files by what is inside.
+func named(src *os.File, version string) error {
+	return parsed(src, func(p *pe.Image) error {
+		for line := range strings.Lines(string(p.Data(".osrel"))) {
+			if got, ok := strings.CutPrefix(line, "IMAGE_VERSION="); ok && strings.Trim(got, " \"\n") == version {
+				return nil
+			}
+		}
+		return fmt.Errorf("%w: it says itself that it is of another version", ErrRefused)
+	})
 }
 
 func (s *Slots) stage(ctx context.Context, v volume, version string, src *os.File, progress func(done, total int64)) error {

@@ -17,8 +17,8 @@ import (
 // this program being executed again from the root, and there. It returns an
 // error only if there is no machine to go on with.
 func (m *machine) boot() error {
-	stages := []stage{systemStage, kernelPartsStage}
-	if !inRoot() {
+	stages, root := []stage{systemStage, kernelPartsStage}, inRoot()
+	if !root {
 		stages = []stage{lastWordsStage, rootStage}
 		if err := m.do(kernelStage); err != nil {
 			return err
@@ -28,6 +28,9 @@ func (m *machine) boot() error {
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	m.flags = parseFlags(string(cmdline))
 	m.openLog()
+	if root {
+		m.startSoftDog()
+	}
 	for _, s := range stages {
 		if err := m.do(s); err != nil {
 			return err

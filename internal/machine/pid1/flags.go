@@ -5,6 +5,7 @@ package pid1
 
 import (
 	"strings"
+	"time"
 
 	"wherry.example/wherry/internal/linux/power"
 )
@@ -41,11 +42,13 @@ func (o onFail) end() power.End {
 //	wherry.onfail=WHAT       restart (default), poweroff or halt when the boot fails
 //	wherry.nocoldplug        load no modules for the hardware that is there
 //	wherry.chaos=console     for tests: the console can kill wherryd (chaos.go)
+//	wherry.trial=SECONDS     how long a release on trial may take to be kept (trial.go)
 type flags struct {
 	debug      bool
 	onFail     onFail
 	noColdplug bool
 	chaos      bool
+	trial      time.Duration // zero: trialLimit
 }
 
 // maxCommandLine is more than any kernel takes.
@@ -64,6 +67,10 @@ func parseFlags(cmdline string) flags {
 			f.noColdplug = value == "" || value == "1"
 		case "wherry.chaos":
 			f.chaos = value == "console"
+		case "wherry.trial":
+			if d, ok := trialFlag(value); ok {
+				f.trial = d
+			}
 		case "wherry.onfail":
 			switch value {
 			case "halt":

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseFlags(t *testing.T) {
@@ -25,6 +26,9 @@ func TestParseFlags(t *testing.T) {
 		"-- wherry.nocoldplug":                 {noColdplug: true},
 		"wherry.chaos=console":                 {chaos: true},
 		"wherry.chaos wherry.chaos=1":          {},
+		"wherry.trial=90":                      {trial: 90 * time.Second},
+		"wherry.trial=0 wherry.trial=1000000":  {},
+		"wherry.trial=-1 wherry.trial=x":       {},
 		"wherry.debugger wherry. =halt wherry": {},
 		`"wherry.debug`:                        {debug: true},
 	} {

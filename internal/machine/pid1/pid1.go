@@ -69,6 +69,7 @@ type machine struct {
 	daemon  atomic.Pointer[child] // the wherryd that was started last
 	ends    chan power.End        // requests to end the run
 	goodbye sync.Once
+	kennel  kennel
 }
 
 // Run is the life of PID 1. It does not return.
@@ -134,6 +135,7 @@ func (m *machine) run(signals <-chan os.Signal) {
 	m.keep("reap", m.reaper.run)
 	m.keep("signals", func() error { return m.listen(signals) })
 	m.keep("devices", m.hotplug)
+	go m.watchTrial()
 	m.keep("power button", m.button)
 	if m.flags.chaos {
 		m.keep("chaos", m.chaos)
@@ -164,19 +166,29 @@ func (m *machine) report(e supervise.Event) {
 	}
 }
 
-// listen turns signals into requests.
+// listen turns signals into requests, and tells the watchdogs that somebody does.
 func (m *machine) listen(signals <-chan os.Signal) error {
-	for s := range signals {
-		switch s {
-		case unix.SIGTERM, unix.SIGINT:
-			m.request(power.Restart, s.String())
-		case unix.SIGUSR2:
-			m.request(power.Off, s.String())
-		default:
-			m.log.Debugf("signal %s: nothing to do", s)
+	tick := time.NewTicker(petEvery)
+	defer tick.Stop()
+	for {
+		m.alive()
+		select {
+		case <-tick.C:
+		case s := <-signals:
+			m.heard(s)
 		}
 	}
-	return nil
+}
+
+func (m *machine) heard(s os.Signal) {
+	switch s {
+	case unix.SIGTERM, unix.SIGINT:
+		m.request(power.Restart, s.String())
+	case unix.SIGUSR2:
+		m.request(power.Off, s.String())
+	default:
+		m.log.Debugf("signal %s: nothing to do", s)
+	}
 }
 
 // request asks for the end of the run. The first request counts; a second one
@@ -217,6 +229,7 @@ func (m *machine) fail(err error) {
 	m.log.Recordf("boot failed: %v", err)
 	show(fmt.Sprintf("\nwherry: boot failed: %v\n%s\n", err, m.flags.onFail.sentence()))
 	if m.flags.onFail == onFailHalt {
+		m.disarmDogs()
 		m.forever()
 	}
 	time.Sleep(failDelay)

@@ -38,6 +38,12 @@ type reaper struct {
 	records int
 }
 
+// answer returns unless the reaper is stuck.
+func (r *reaper) answer() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+}
+
 // child is a process that this program started, not an orphan it was given.
 type child struct {
 	pid  int

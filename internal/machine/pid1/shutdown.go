@@ -45,6 +45,7 @@ func (m *machine) shutdown(end power.End) {
 
 // finish calls the firmware, by a second way when the first one fails.
 func (m *machine) finish(end power.End) {
+	m.leaveDogs(end)
 	m.log.Errorf("%v", end.Do())
 	m.log.Errorf("%v", setting{"/proc/sysrq-trigger", map[power.End]string{power.Restart: "b", power.Off: "o"}[end]}.Do())
 }

@@ -75,6 +75,9 @@ var lastWordsStage = stage{
 	steps: []step{
 		// If this process dies in spite of everything, the machine restarts.
 		setting{"/proc/sys/kernel/panic", "10\n"},
+		// A kernel that goes on after a fault may hold locks that nobody releases: such
+		// a machine answers no more and never restarts. This way a trial counts it.
+		setting{"/proc/sys/kernel/panic_on_oops", "1\n"},
 		// The kernel would drop all but ten of this program's lines in five seconds. It wants the line break.
 		setting{"/proc/sys/kernel/printk_devkmsg", "on\n"},
 	},

@@ -277,11 +277,18 @@ func (r *releaseApp) bundle(cmd *cobra.Command, v release.Version, out string) e
 
 func (r *releaseApp) serveCommand() *cobra.Command {
 	var address, reports string
+	var behind []string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Serve the repository, and a page that tells how releases fare", Args: cobra.NoArgs,
 		Long: `Serve the repository's files over HTTP. The page at / and /status.json tell which
 releases run where, as far as machines report it (their owners decide), how
-rollouts go, and why machines went back. Needs no keys.`,
+rollouts go, and why machines went back. Needs no keys.
+
+An address may send 60 reports a minute. Behind a proxy all come from the
+proxy's: name it with --trust-proxy, and the address is the last one in
+X-Forwarded-For that is not a trusted proxy's. The proxy must write that header
+itself, as they do by default or when told so.`,
+		Example: "  wherry release serve\n  wherry release serve --listen :9474 --reports /var/lib/wherry/reports.json\n  wherry release serve --trust-proxy 127.0.0.1,10.0.0.0/8",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := r.look(cmd.Context(), r.dir, ""); err != nil {
 				return err
@@ -293,6 +300,9 @@ rollouts go, and why machines went back. Needs no keys.`,
 			if err != nil {
 				return err
 			}
+			if kept.Proxies, err = publishing.ParseProxies(behind); err != nil {
+				return fmt.Errorf("--trust-proxy: %w", err)
+			}
 			listener, err := (&net.ListenConfig{}).Listen(cmd.Context(), "tcp", address)
 			if err != nil {
 				return err
@@ -303,6 +313,7 @@ rollouts go, and why machines went back. Needs no keys.`,
 		},
 	}
 	cmd.Flags().StringVar(&address, "listen", "127.0.0.1:9474", "address to serve on")
+	cmd.Flags().StringSliceVar(&behind, "trust-proxy", nil, "address or network of a proxy whose X-Forwarded-For is believed; again for more")
 	cmd.Flags().StringVar(&reports, "reports", "", "file in which reports are kept (default: .reports.json in the repository)")
 	return cmd
 }

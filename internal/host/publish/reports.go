@@ -34,6 +34,9 @@ const (
 // When there are too many, the oldest is forgotten. Anybody can invent reports: they are for people
 // to look at, and nothing is decided by them.
 type Reports struct {
+	// Proxies are believed about where reports come from; set before reports are served.
+	Proxies Proxies
+
 	file string
 	now  func() time.Time
 
@@ -72,12 +75,10 @@ func OpenReports(file string, now func() time.Time) (*Reports, error) {
 }
 
 // allowed counts an address's reports. All of an IPv6 network are one.
-func (r *Reports) allowed(remote string) bool {
-	at, err := netip.ParseAddrPort(remote)
-	if err != nil {
+func (r *Reports) allowed(addr netip.Addr) bool {
+	if !addr.IsValid() {
 		return false
 	}
-	addr := at.Addr().Unmap()
 	if addr.Is6() {
 		if p, err := addr.Prefix(64); err == nil {
 			addr = p.Addr()
@@ -137,7 +138,7 @@ func (r *Reports) Save() error {
 
 // ServeHTTP takes one report.
 func (r *Reports) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if !r.allowed(req.RemoteAddr) {
+	if !r.allowed(r.Proxies.sender(req)) {
 		w.Header().Set("Retry-After", "60")
 		http.Error(w, "too many reports", http.StatusTooManyRequests)
 		return

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,7 +186,7 @@ func TestReportsAreBounded(t *testing.T) {
 		t.Errorf("%d reports, %v", len(again.List()), err)
 	}
 	for i := range 2 * maxSenders {
-		r.allowed(fmt.Sprintf("10.%d.%d.1:1", i>>8, i&255))
+		r.allowed(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}))
 	}
 	if len(r.senders) > maxSenders {
 		t.Errorf("%d senders", len(r.senders))

@@ -32,6 +32,9 @@ type Options struct {
 	Label string // at most 11 upper-case letters, digits, spaces and dashes
 	ID    uint32
 	Time  time.Time // of all files, in UTC
+	// ClusterBytes is 512, 1024, 2048 or 4096; 0: 4096. FAT32 has at least 65,525
+	// clusters, so small ones make small volumes possible: 34 MB instead of 256 MiB.
+	ClusterBytes int
 }
 
 // File is a file of the volume. Its directories are made.
@@ -40,12 +43,11 @@ type File struct {
 	Data []byte
 }
 
-// The layout. Clusters of 4 KiB keep every file aligned for the kernel's page
-// cache; from 256 MiB on there are enough of them for FAT32.
+// The layout. Every file begins at a multiple of 4 KiB, for the kernel's page
+// cache, and so that other formats can point at it.
 const (
 	sectorBytes     = 512
-	clusterBytes    = 4096
-	clusterSectors  = clusterBytes / sectorBytes
+	alignBytes      = 4096
 	reservedSectors = 32
 	fatCopies       = 2
 	infoSector      = 1
@@ -66,23 +68,17 @@ type volume struct {
 	sectors    uint32
 	fatSectors uint32
 	clusters   uint32
+	used       uint32
 	chain      []uint32 // the FAT, as far as it is used
 }
 
 // Format writes the file system into w.
 func Format(w io.WriterAt, o Options, files []File) error {
-	v := &volume{Options: o, w: w}
-	if err := v.measure(); err != nil {
-		return fmt.Errorf("make a FAT file system: %w", err)
-	}
-	root, err := newTree(files)
+	v, root, err := lay(o, files)
 	if err != nil {
 		return fmt.Errorf("make a FAT file system: %w", err)
 	}
-	v.chain = []uint32{0x0fffff00 | media, endOfChain}
-	if err := v.place(root); err != nil {
-		return fmt.Errorf("make a FAT file system: %w", err)
-	}
+	v.w = w
 	for _, step := range []func() error{func() error { return v.writeTree(root) }, v.writeFATs, v.writeReserved} {
 		if err := step(); err != nil {
 			return fmt.Errorf("write a FAT file system: %w", err)
@@ -91,12 +87,46 @@ func Format(w io.WriterAt, o Options, files []File) error {
 	return nil
 }
 
+// Offsets returns where in the volume that Format makes of the same arguments
+// the contents of each file begin, by path. Each lies there in one piece. Empty
+// files are left out.
+func Offsets(o Options, files []File) (map[string]int64, error) {
+	v, root, err := lay(o, files)
+	if err != nil {
+		return nil, fmt.Errorf("make a FAT file system: %w", err)
+	}
+	out := map[string]int64{}
+	v.offsets(root, "", out)
+	return out, nil
+}
+
+// lay gives everything its place.
+func lay(o Options, files []File) (*volume, *node, error) {
+	v := &volume{Options: o, chain: []uint32{0x0fffff00 | media, endOfChain}}
+	if v.ClusterBytes == 0 {
+		v.ClusterBytes = alignBytes
+	}
+	if err := v.measure(); err != nil {
+		return nil, nil, err
+	}
+	root, err := newTree(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	return v, root, v.place(root)
+}
+
 // measure finds how many clusters there are, and how long a FAT for them is.
 func (v *volume) measure() error {
-	if v.Bytes%clusterBytes != 0 || v.Start%sectorBytes != 0 || v.Start < 0 || v.Start/sectorBytes > 1<<32-1 {
-		return fmt.Errorf("%d bytes at %d: not a multiple of clusters and sectors", v.Bytes, v.Start)
+	switch v.ClusterBytes {
+	case 512, 1024, 2048, 4096:
+	default:
+		return fmt.Errorf("clusters of %d bytes", v.ClusterBytes)
 	}
-	if v.Bytes < 0 || v.Bytes/clusterBytes > maxClusters {
+	if v.Bytes%alignBytes != 0 || v.Start%sectorBytes != 0 || v.Start < 0 || v.Start/sectorBytes > 1<<32-1 {
+		return fmt.Errorf("%d bytes at %d: not a multiple of %d and of sectors", v.Bytes, v.Start, alignBytes)
+	}
+	if v.Bytes < 0 || v.Bytes/int64(v.ClusterBytes) > maxClusters {
 		return fmt.Errorf("%d bytes are too many", v.Bytes)
 	}
 	if err := checkLabel(v.Label); err != nil {
@@ -106,19 +136,21 @@ func (v *volume) measure() error {
 		return fmt.Errorf("the year %d cannot be written", y)
 	}
 	v.sectors = uint32(v.Bytes / sectorBytes)
-	// Whole clusters of FAT keep the data aligned. A FAT for all sectors is a
-	// little longer than one for those that are left beside it.
-	entries := v.sectors/clusterSectors + rootCluster
-	v.fatSectors = (entries*4 + clusterBytes - 1) / clusterBytes * clusterSectors
+	// FATs of whole aligned blocks keep the data aligned. A FAT for all sectors
+	// is a little longer than one for those that are left beside it.
+	entries := v.sectors/v.clusterSectors() + rootCluster
+	v.fatSectors = (entries*4 + alignBytes - 1) / alignBytes * (alignBytes / sectorBytes)
 	overhead := uint32(reservedSectors + fatCopies*v.fatSectors)
 	if v.sectors > overhead {
-		v.clusters = (v.sectors - overhead) / clusterSectors
+		v.clusters = (v.sectors - overhead) / v.clusterSectors()
 	}
 	if v.clusters < minClusters {
 		return fmt.Errorf("%d bytes are too few for FAT32", v.Bytes)
 	}
 	return nil
 }
+
+func (v *volume) clusterSectors() uint32 { return uint32(v.ClusterBytes) / sectorBytes }
 
 func checkLabel(label string) error {
 	if label == "" || len(label) > 11 {
@@ -134,13 +166,17 @@ func checkLabel(label string) error {
 
 var errFull = errors.New("the files do not fit")
 
-// allocate returns the first of a chain of clusters that hold n bytes.
+// allocate returns the first of a chain of clusters that hold n bytes. What it
+// leaves out to begin aligned stays free.
 func (v *volume) allocate(n int) (uint32, error) {
-	count := (n + clusterBytes - 1) / clusterBytes
-	first := len(v.chain)
+	count := (n + v.ClusterBytes - 1) / v.ClusterBytes
 	if count == 0 {
 		return 0, nil
 	}
+	for step := alignBytes / v.ClusterBytes; (len(v.chain)-rootCluster)%step != 0; {
+		v.chain = append(v.chain, 0)
+	}
+	first := len(v.chain)
 	if first+count > int(v.clusters)+rootCluster {
 		return 0, errFull
 	}
@@ -148,13 +184,14 @@ func (v *volume) allocate(n int) (uint32, error) {
 		v.chain = append(v.chain, uint32(first+i+1))
 	}
 	v.chain = append(v.chain, endOfChain)
+	v.used += uint32(count)
 	return uint32(first), nil
 }
 
 // offset of a cluster in the volume.
 func (v *volume) offset(cluster uint32) int64 {
 	data := int64(reservedSectors + fatCopies*v.fatSectors)
-	return data*sectorBytes + int64(cluster-rootCluster)*clusterBytes
+	return data*sectorBytes + int64(cluster-rootCluster)*int64(v.ClusterBytes)
 }
 
 func (v *volume) writeFATs() error {
@@ -188,7 +225,7 @@ func (v *volume) bootSector() []byte {
 	b := make([]byte, sectorBytes)
 	copy(b, "\xeb\x58\x90WHERRY  ")
 	little.PutUint16(b[11:], sectorBytes)
-	b[13] = clusterSectors
+	b[13] = byte(v.clusterSectors())
 	little.PutUint16(b[14:], reservedSectors)
 	b[16] = fatCopies
 	b[21] = media
@@ -214,8 +251,7 @@ func (v *volume) info() []byte {
 	b := make([]byte, sectorBytes)
 	copy(b, "RRaA")
 	copy(b[484:], "rrAa")
-	used := uint32(len(v.chain)) - rootCluster
-	little.PutUint32(b[488:], v.clusters-used)
+	little.PutUint32(b[488:], v.clusters-v.used)
 	little.PutUint32(b[492:], uint32(len(v.chain)))
 	b[510], b[511] = 0x55, 0xaa
 	return b

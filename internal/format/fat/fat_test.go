@@ -5,6 +5,7 @@ package fat
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -26,7 +27,7 @@ func sample() []File {
 		{"EFI/BOOT/BOOTX64.EFI", []byte("boot")},
 		{"EFI/systemd/systemd-bootx64.efi", []byte("the same loader")},
 		{"EFI/Linux/wherry_1.0.0+3.efi", bytes.Repeat([]byte("0123456789abcdef"), 700_001)},
-		{"EFI/Linux/wherry_1.0.1.efi", bytes.Repeat([]byte("x"), clusterBytes)},
+		{"EFI/Linux/wherry_1.0.1.efi", bytes.Repeat([]byte("x"), 4096)},
 		{"EFI/Linux/exactly-26-characters.efi", []byte("26 units need no end mark")},
 		{"loader/loader.conf", []byte("timeout 0\n")},
 		{"loader/empty", nil},
@@ -75,9 +76,9 @@ func judge(t *testing.T, name string, args ...string) string {
 
 // fsck.fat finds nothing to say, and mtools reads every file back.
 func TestJudges(t *testing.T) {
-	for _, size := range []int64{260 << 20, 512 << 20, 5 << 30} {
+	for size, cluster := range map[int64]int{260 << 20: 0, 512 << 20: 4096, 5 << 30: 0, 48 << 20: 512, 136 << 20: 2048} {
 		o := options
-		o.Bytes = size
+		o.Bytes, o.ClusterBytes = size, cluster
 		path := format(t, o, sample())
 		// More than this line and the count of files would be a complaint.
 		out := judge(t, "fsck.fat", "-n", "-v", path)
@@ -86,7 +87,7 @@ func TestJudges(t *testing.T) {
 				t.Fatalf("%d bytes: fsck.fat says %q:\n%s", size, bad, out)
 			}
 		}
-		if !strings.Contains(out, fmt.Sprintf("%d bytes per cluster", clusterBytes)) || !strings.Contains(out, "files, ") {
+		if !strings.Contains(out, fmt.Sprintf("%d bytes per cluster", cmp.Or(cluster, 4096))) || !strings.Contains(out, "files, ") {
 			t.Errorf("%d bytes: fsck.fat:\n%s", size, out)
 		}
 		to := t.TempDir()
@@ -95,6 +96,28 @@ func TestJudges(t *testing.T) {
 			if got, err := os.ReadFile(filepath.Join(to, f.Path)); err != nil || !bytes.Equal(got, f.Data) {
 				t.Errorf("%d bytes: %s came out as %d bytes, %v", size, f.Path, len(got), err)
 			}
+		}
+		checkOffsets(t, path, o)
+	}
+}
+
+// checkOffsets reads every file from where it is said to lie.
+func checkOffsets(t *testing.T, path string, o Options) {
+	t.Helper()
+	volume, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer volume.Close()
+	offsets, err := Offsets(o, sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range sample() {
+		at, ok := offsets[f.Path]
+		got := make([]byte, len(f.Data))
+		if _, err := volume.ReadAt(got, at); err != nil || !bytes.Equal(got, f.Data) || at%4096 != 0 || ok != (len(f.Data) > 0) {
+			t.Errorf("%d bytes: %s is not at %d (%v, %v)", o.Bytes, f.Path, at, ok, err)
 		}
 	}
 }
@@ -151,6 +174,8 @@ func TestRefuses(t *testing.T) {
 	}{
 		"small":            {func(o *Options) { o.Bytes = 255 << 20 }, nil},
 		"large":            {func(o *Options) { o.Bytes = 1 << 40 }, nil},
+		"small clusters":   {func(o *Options) { o.Bytes, o.ClusterBytes = 32<<20, 512 }, nil},
+		"cluster":          {func(o *Options) { o.ClusterBytes = 8192 }, nil},
 		"odd":              {func(o *Options) { o.Bytes++ }, nil},
 		"start":            {func(o *Options) { o.Start = 1 }, nil},
 		"label":            {func(o *Options) { o.Label = "wherry" }, nil},

@@ -200,6 +200,18 @@ func (v *volume) place(n *node) (err error) {
 	return nil
 }
 
+// offsets notes where the files below a directory lie.
+func (v *volume) offsets(n *node, dir string, into map[string]int64) {
+	for _, c := range n.children {
+		switch name := dir + c.name; {
+		case c.directory:
+			v.offsets(c, name+"/", into)
+		case c.size > 0:
+			into[name] = v.offset(c.cluster)
+		}
+	}
+}
+
 func (v *volume) writeTree(n *node) error {
 	data := n.data
 	if n.directory {

@@ -15,6 +15,12 @@ const (
 	// BootBytes is the boot partition's size. It can't grow later, so it has
 	// room for several times the three OS files that updates need.
 	BootBytes = 512 << 20
+
+	// LiveName is the name of the only partition of a live medium, and LiveLabel
+	// what a CD is called that has the same bytes. What lies there is like what
+	// lies in a boot partition.
+	LiveName  = "wherry-live"
+	LiveLabel = "WHERRY_LIVE"
 )
 
 // Fresh makes the table of a disk that holds the boot partition alone.
@@ -24,6 +30,14 @@ func Fresh(disk, boot gpt.GUID, blockBytes int, blocks uint64) *gpt.Table {
 	t.Partitions = []gpt.Partition{{
 		Type: gpt.TypeESP, ID: boot, Name: BootName, First: first, Last: first + BootBytes/uint64(blockBytes) - 1,
 	}}
+	return t
+}
+
+// Live makes the table of a live medium, whose boot partition is as large as need be.
+func Live(disk, boot gpt.GUID, bootBytes int64) *gpt.Table {
+	t := &gpt.Table{ID: disk, BlockBytes: 512, Blocks: uint64(bootBytes+2*gpt.Alignment) / 512}
+	first, last := t.Span()
+	t.Partitions = []gpt.Partition{{Type: gpt.TypeESP, ID: boot, Name: LiveName, First: first, Last: last}}
 	return t
 }
 

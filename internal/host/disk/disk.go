@@ -10,6 +10,9 @@
 // same image fits every disk. Files are sparse. Equal contents give equal
 // bytes: identities are made of the OS file's hash.
 //
+// The live medium (iso.go) is a CD and a disk in the same bytes. The machine
+// takes no part of it for its state.
+//
 // It needs no root, no loop devices and no programs.
 package disk
 
@@ -31,7 +34,7 @@ import (
 
 const (
 	blockBytes = 512
-	// Bytes is the size of a disk as it is written: the table, the ESP, and the
+	// Bytes is the size of a disk where the format asks for no other: the table, the ESP, and the
 	// table's copy, each aligned.
 	Bytes = disklayout.BootBytes + 2*gpt.Alignment
 	// slots is how many OS files the ESP has room for: the one that runs, the
@@ -53,49 +56,56 @@ type Contents struct {
 
 // WriteRaw makes the file anew with the disk in it.
 func WriteRaw(path string, c Contents) error {
+	return writeFile(path, func(f *os.File) error {
+		if err := f.Truncate(Bytes); err != nil {
+			return err
+		}
+		return c.write(f, Bytes)
+	})
+}
+
+// WriteQCOW2 makes the file anew with the disk in it, as QEMU has disks.
+func WriteQCOW2(path string, c Contents) error {
+	return writeFile(path, func(f *os.File) error {
+		d, err := c.disk(Bytes)
+		if err != nil {
+			return err
+		}
+		return qcow2.Write(f, d, Bytes)
+	})
+}
+
+// writeFile makes a file anew.
+func writeFile(path string, write func(*os.File) error) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.write(f), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Close()); err != nil {
 		return fmt.Errorf("write disk image %s: %w", path, err)
 	}
 	return nil
 }
 
-// WriteQCOW2 makes the file anew with a copy of a raw disk in it.
-func WriteQCOW2(path, raw string) error {
-	in, err := os.Open(raw)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(qcow2.Write(out, in, Bytes), out.Close()); err != nil {
-		return fmt.Errorf("write disk image %s: %w", path, err)
-	}
-	return nil
+// disk is the whole disk in memory, of a size that the format asks for.
+func (c Contents) disk(size int64) (*sparse, error) {
+	d := &sparse{size: size}
+	return d, c.write(d, size)
 }
 
-// write lays the disk out in a file that is empty.
-func (c Contents) write(f *os.File) error {
+// write lays a disk of that size out where zeros are.
+func (c Contents) write(w io.WriterAt, size int64) error {
 	files, err := c.files()
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(Bytes); err != nil {
-		return err
-	}
-	t := disklayout.Fresh(c.identity("disk"), c.identity("boot partition"), blockBytes, Bytes/blockBytes)
+	t := disklayout.Fresh(c.identity("disk"), c.identity("boot partition"), blockBytes, uint64(size)/blockBytes)
 	writes, err := t.Writes()
 	if err != nil {
 		return err
 	}
-	for _, w := range writes {
-		if _, err := f.WriteAt(w.Data, w.Offset); err != nil {
+	for _, part := range writes {
+		if _, err := w.WriteAt(part.Data, part.Offset); err != nil {
 			return err
 		}
 	}
@@ -104,18 +114,23 @@ func (c Contents) write(f *os.File) error {
 		Bytes: disklayout.BootBytes, Start: start, Label: "WHERRY", Time: rootfs.Epoch,
 		ID: binary.LittleEndian.Uint32(c.digest("volume")),
 	}
-	return fat.Format(io.NewOffsetWriter(f, start), volume, files)
+	return fat.Format(io.NewOffsetWriter(w, start), volume, files)
 }
 
-// files of the ESP.
+// files of the ESP of a disk.
 func (c Contents) files() ([]fat.File, error) {
 	const reserve = 4 << 20 // for tables, and what else the firmware puts there
 	if need := slots*len(c.OS) + 2*len(c.Loader) + reserve; need > disklayout.BootBytes {
 		return nil, fmt.Errorf("an OS file of %d bytes is too large: the boot partition of %d must have room for %d of them", len(c.OS), disklayout.BootBytes, slots)
 	}
+	files, err := c.liveFiles()
+	return append(files, fat.File{Path: "EFI/systemd/systemd-bootx64.efi", Data: c.Loader}), err
+}
+
+// liveFiles are those of the ESP that nothing is ever added to.
+func (c Contents) liveFiles() ([]fat.File, error) {
 	files := []fat.File{
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: c.Loader},
-		{Path: "EFI/systemd/systemd-bootx64.efi", Data: c.Loader},
 		{Path: OSPath(c.Version), Data: c.OS},
 		{Path: "loader/loader.conf", Data: []byte(c.settings())},
 	}

@@ -99,7 +99,7 @@ func TestJudges(t *testing.T) {
 		}
 	}
 	q := filepath.Join(t.TempDir(), "disk.qcow2")
-	if err := WriteQCOW2(q, path); err != nil {
+	if err := WriteQCOW2(q, c); err != nil {
 		t.Fatal(err)
 	}
 	judge(t, "qemu-img", "check", q)
@@ -125,4 +125,54 @@ func TestRefusesAnOSThatLeavesNoRoom(t *testing.T) {
 	if err := WriteRaw(filepath.Join(t.TempDir(), "x"), c); err == nil || !strings.Contains(err.Error(), "room for 3") {
 		t.Errorf("%v", err)
 	}
+}
+
+// The live medium is a disk to sgdisk, an ESP to fsck.fat and mtools, and a CD to xorriso
+// and bsdtar, and all find the same files in it. It holds the OS file once.
+func TestISO(t *testing.T) {
+	c := contents
+	c.Owner = owner(t)
+	path := filepath.Join(t.TempDir(), "live.iso")
+	if err := WriteISO(path, c); err != nil {
+		t.Fatal(err)
+	}
+	if out := judge(t, "sgdisk", "-v", "-p", path); !strings.Contains(out, "No problems found") || !strings.Contains(out, "EF00  wherry-live") {
+		t.Errorf("sgdisk:\n%s", out)
+	}
+	out := judge(t, "xorriso", "-indev", path, "-report_el_torito", "plain", "-report_system_area", "plain")
+	for _, want := range []string{"WHERRY_LIVE", "UEFI  y   none  0x0000", "GPT partname local :   1  wherry-live", "GPT type GUID      :   1  28732ac11ff8d211ba4b00a0c93ec93b"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("xorriso does not say %q:\n%s", want, out)
+		}
+	}
+	esp := filepath.Join(t.TempDir(), "esp")
+	judge(t, "dd", "if="+path, "of="+esp, "bs=1M", "skip=1", "status=none")
+	judge(t, "truncate", "-s", "-1M", esp)
+	judge(t, "fsck.fat", "-n", esp)
+	disk, cd := t.TempDir(), t.TempDir()
+	judge(t, "mcopy", "-s", "-i", esp, "::/", disk)
+	judge(t, "bsdtar", "-C", cd, "-xf", path)
+	judge(t, "diff", "-r", disk, cd)
+	if got, err := os.ReadFile(filepath.Join(cd, "EFI/Linux/wherry_1.2.3.efi")); err != nil || !bytes.Equal(got, c.OS) {
+		t.Errorf("the OS file has %d bytes, %v", len(got), err)
+	}
+	if fi, err := os.Stat(path); err != nil || fi.Size() > int64(len(c.OS))+8<<20 {
+		t.Errorf("the medium has %d bytes, %v", fi.Size(), err)
+	}
+	again := filepath.Join(t.TempDir(), "again.iso")
+	if err := WriteISO(again, c); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, "cmp", path, again)
+}
+
+// An OS file larger than the smallest volume makes a larger one.
+func TestLargeISO(t *testing.T) {
+	c := contents
+	c.OS = bytes.Repeat([]byte("large"), 20<<20)
+	path := filepath.Join(t.TempDir(), "live.iso")
+	if err := WriteISO(path, c); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, "sgdisk", "-v", path)
 }

@@ -20,17 +20,27 @@ import (
 	"wherry.example/wherry/release"
 )
 
-// Formats are what an image can be made as beside its parts: the OS file for
-// UEFI firmware, and disks that boot it.
-var Formats = []string{formatEFI, formatRaw, formatQCOW2}
+// format is something that an image can be made as beside its parts.
+type format struct {
+	name, file string
+	write      func(path string, c disk.Contents) error
+}
 
-const (
-	formatEFI   = "efi"
-	formatRaw   = "raw"
-	formatQCOW2 = "qcow2"
-)
+// formats are the OS file for UEFI firmware, and what boots it.
+var formats = []format{
+	{"efi", "wherry.efi", func(path string, c disk.Contents) error { return os.WriteFile(path, c.OS, 0o644) }},
+	{"raw", "wherry.raw", disk.WriteRaw},
+	{"qcow2", "wherry.qcow2", disk.WriteQCOW2},
+	{"iso", "wherry.iso", disk.WriteISO},
+}
 
-func formatFile(format string) string { return "wherry." + format }
+// Formats are the names of all formats.
+var Formats = func() (names []string) {
+	for _, f := range formats {
+		names = append(names, f.name)
+	}
+	return names
+}()
 
 // checkFormats puts the formats in order, each once.
 func (o *Options) checkFormats() error {
@@ -71,7 +81,17 @@ func (o *Options) signer() (*pe.Signer, error) {
 	return s, nil
 }
 
-// makeFormats makes the OS file, and the disks out of it.
+// wanted are the formats that were asked for.
+func (o *Options) wanted() (out []format) {
+	for _, f := range formats {
+		if slices.Contains(o.Formats, f.name) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// makeFormats makes the OS file, and the rest out of it.
 func (b *build) makeFormats(context.Context) error {
 	if len(b.Formats) == 0 {
 		return nil
@@ -84,12 +104,17 @@ func (b *build) makeFormats(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(b.Formats, formatEFI) {
-		if err := os.WriteFile(b.formatPath(formatEFI), uki, 0o644); err != nil {
+	loader, err := bootimage.Sign(b.boot.loader, signer)
+	if err != nil {
+		return fmt.Errorf("sign the boot loader: %w", err)
+	}
+	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
+	for _, f := range b.wanted() {
+		if err := f.write(filepath.Join(b.tmp, f.file), c); err != nil {
 			return err
 		}
 	}
-	return b.makeDisks(uki, signer)
+	return nil
 }
 
 // uki makes the OS file of the parts, and keeps what the manifest tells of it.
@@ -113,25 +138,3 @@ func (b *build) uki(signer *pe.Signer) ([]byte, error) {
 	}
 	return out, nil
 }
-
-func (b *build) makeDisks(uki []byte, signer *pe.Signer) error {
-	if !slices.Contains(b.Formats, formatRaw) && !slices.Contains(b.Formats, formatQCOW2) {
-		return nil
-	}
-	loader, err := bootimage.Sign(b.boot.loader, signer)
-	if err != nil {
-		return fmt.Errorf("sign the boot loader: %w", err)
-	}
-	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
-	// The raw disk is what the others are made of, also where nobody asked for it.
-	raw := b.formatPath(formatRaw)
-	if err := disk.WriteRaw(raw, c); err != nil {
-		return err
-	}
-	if slices.Contains(b.Formats, formatQCOW2) {
-		return disk.WriteQCOW2(b.formatPath(formatQCOW2), raw)
-	}
-	return nil
-}
-
-func (b *build) formatPath(format string) string { return filepath.Join(b.tmp, formatFile(format)) }

@@ -387,8 +387,8 @@ func (b *build) packages() []deb.Candidate {
 // partNames are the files of this image beside its manifest.
 func (b *build) partNames() []string {
 	names := slices.Clone(parts)
-	for _, format := range b.Formats {
-		names = append(names, formatFile(format))
+	for _, f := range b.wanted() {
+		names = append(names, f.file)
 	}
 	return names
 }
@@ -402,12 +402,11 @@ func (b *build) publish() error {
 			return err
 		}
 	}
-	for _, format := range Formats {
-		name := formatFile(format)
-		if slices.Contains(names, name) {
+	for _, f := range formats {
+		if slices.Contains(names, f.file) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(b.Output, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(filepath.Join(b.Output, f.file)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}

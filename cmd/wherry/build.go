@@ -29,6 +29,8 @@ them, beside those as wherry.FORMAT:
   raw    a disk with a boot loader and that file; the machine makes the
          partition for its state at the first boot, as large as the disk
   qcow2  the same for QEMU and clouds
+  iso    a live medium, for CD drives and USB sticks: the machine runs from
+         memory and touches no disk
 
 With --secure-boot-key and --secure-boot-cert (RSA, PEM) the OS file and the
 boot loader are signed for Secure Boot, and disks carry the certificate for the

@@ -34,11 +34,11 @@ func newVMCommand() *cobra.Command {
 
 // vmStartFlags are what was said on the command line; what was not said stays as remembered.
 type vmStartFlags struct {
-	image, diskImage, memory, disk, configFile, cmdline string
-	secureBoot, pc                                      bool
-	cpus                                                int
-	ports, extraDisks                                   []string
-	timeout                                             time.Duration
+	image, diskImage, cdrom, memory, disk, configFile, cmdline string
+	secureBoot, pc                                             bool
+	cpus                                                       int
+	ports, extraDisks                                          []string
+	timeout                                                    time.Duration
 }
 
 func newVMStartCommand() *cobra.Command {
@@ -49,7 +49,7 @@ func newVMStartCommand() *cobra.Command {
 		Long: `Start a virtual machine and wait until its API is ready. The first start makes
 the machine; later ones remember what it was made with, except where a flag says
 otherwise.`,
-		Example: "  wherry vm start demo\n  wherry vm start big --memory 4g --cpus 4 --disk 100g\n  wherry vm start shown -p 0.0.0.0:8080:80     also for other computers",
+		Example: "  wherry vm start demo\n  wherry vm start big --memory 4g --cpus 4 --disk 100g\n  wherry vm start live --cdrom build/core-amd64/wherry.iso\n  wherry vm start shown -p 0.0.0.0:8080:80     also for other computers",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeVMs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runVMStart(cmd, args[0], f)
@@ -60,8 +60,9 @@ otherwise.`,
 	flags.StringVar(&f.memory, "memory", "1G", "memory")
 	flags.IntVar(&f.cpus, "cpus", qemu.DefaultCPUs, "virtual CPUs")
 	flags.StringVar(&f.disk, "disk", "10G", `size of the state disk (takes space as it fills), or "none"`)
-	flags.StringVar(&f.diskImage, "disk-image", "", "boot by UEFI firmware from a disk that begins as a copy of this file (raw or qcow2)")
-	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image: firmware that can check signatures")
+	flags.StringVar(&f.diskImage, "disk-image", "", "boot by UEFI firmware from a disk that begins as a copy of this file (raw, qcow2, vhd or vmdk)")
+	flags.StringVar(&f.cdrom, "cdrom", "", `boot by UEFI firmware from this live medium (iso), or "none" to take it out and boot from the disk`)
+	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image or --cdrom: firmware that can check signatures")
 	flags.BoolVar(&f.pc, "pc", false, "SATA disks and an Intel network adapter instead of virtio (needs an image of --kernel metal)")
 	flags.StringArrayVar(&f.extraDisks, "extra-disk", nil, "attach a raw disk image too (repeat for more)")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
@@ -135,7 +136,7 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
 	}
 	var late []string
-	for _, name := range []string{"image", "disk-image", "secure-boot", "pc", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+	for _, name := range []string{"image", "disk-image", "cdrom", "secure-boot", "pc", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {
 			late = append(late, "--"+name)
 		}
@@ -163,6 +164,13 @@ func (f vmStartFlags) apply(s *qemu.Settings, changed func(string) bool) error {
 	}
 	if changed("disk-image") {
 		s.DiskImage = f.diskImage
+	}
+	if changed("cdrom") {
+		// What is on the disk of a machine that had a CD was not put there by this computer.
+		s.CDROM, s.Firmware = f.cdrom, true
+		if f.cdrom == "none" {
+			s.CDROM = ""
+		}
 	}
 	if changed("secure-boot") {
 		s.SecureBoot = f.secureBoot

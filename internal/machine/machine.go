@@ -119,7 +119,7 @@ func (p *parts) prepare(ctx context.Context) error {
 		return err
 	}
 	p.note("kernel settings", hardening.Apply(p.Log, nil))
-	if p.storage, err = storage.Open(ctx, storage.Options{Dir: stateDir, Settled: settled(ctx), Board: p.board, Log: p.Log}); err != nil {
+	if p.storage, err = storage.Open(ctx, storage.Options{Dir: stateDir, Settled: settled(ctx), Load: p.modules.Load, Board: p.board, Log: p.Log}); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}
 	p.console.Step("state", describe(p.storage.State()))

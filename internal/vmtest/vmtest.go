@@ -33,6 +33,9 @@ type Options struct {
 	// gives the firmware that can check signatures.
 	DiskImage  string
 	SecureBoot bool
+	// CDROM is a live medium to boot from by firmware; with CDROMStick it is a disk.
+	CDROM      string
+	CDROMStick bool
 	// PC gives the machine SATA disks and an e1000e instead of virtio.
 	PC        bool
 	MemoryMiB int
@@ -77,7 +80,7 @@ func New(t testing.TB, o Options) *Machine {
 	if o.Name == "" {
 		o.Name = "test"
 	}
-	if o.Image == "" && o.DiskImage == "" {
+	if o.Image == "" && o.DiskImage == "" && o.CDROM == "" {
 		o.Image = findImage(t)
 	}
 	vm, err := qemu.Store{Dir: t.TempDir()}.Create(o.Name)
@@ -120,6 +123,7 @@ func (m *Machine) settings() (qemu.Settings, error) {
 	}
 	o := m.options
 	s.DiskImage, s.SecureBoot, s.PC = o.DiskImage, o.SecureBoot, o.PC
+	s.CDROM, s.CDROMStick, s.Firmware = o.CDROM, o.CDROMStick, s.Firmware || o.CDROM != ""
 	s.Image, s.ExtraDisks, s.Cmdline, s.Args = o.Image, o.ExtraDisks, o.Cmdline, o.Args
 	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 1, 2<<30
 	if o.MemoryMiB != 0 {

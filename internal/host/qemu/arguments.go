@@ -39,7 +39,7 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 	args = append(args, s.bootArguments()...)
 	if s.DiskBytes > 0 {
 		state := s.disk(0, "state", "state.img")
-		if s.DiskImage != "" {
+		if s.byFirmware() {
 			// Else the firmware tries the network too.
 			state[len(state)-1] += ",bootindex=1"
 		}

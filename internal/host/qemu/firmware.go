@@ -53,7 +53,7 @@ func findFirmware(secure bool) (firmware, error) {
 
 // prepareFirmware gives the machine variables of its own at its first start.
 func (vm *VM) prepareFirmware(s Settings) error {
-	if s.DiskImage == "" {
+	if !s.byFirmware() {
 		return nil
 	}
 	f, err := findFirmware(s.SecureBoot)
@@ -73,7 +73,7 @@ func (vm *VM) prepareFirmware(s Settings) error {
 // bootArguments let the machine boot the image's kernel directly, or its disk
 // by firmware.
 func (s Settings) bootArguments() []string {
-	if s.DiskImage == "" {
+	if !s.byFirmware() {
 		return []string{
 			"-kernel", filepath.Join(s.Image, "kernel"),
 			"-initrd", filepath.Join(s.Image, "initramfs"),
@@ -92,7 +92,19 @@ func (s Settings) bootArguments() []string {
 		// Only the firmware, in system management mode, may write the variables.
 		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 	}
-	return args
+	return append(args, s.cdrom()...)
+}
+
+// cdrom is the live medium, which is started before the disk.
+func (s Settings) cdrom() []string {
+	if s.CDROM == "" {
+		return nil
+	}
+	drive := []string{"-drive", "if=none,id=cdrom,format=raw,readonly=on,file=" + escape(s.CDROM)}
+	if s.CDROMStick {
+		return append(drive, "-device", "virtio-blk-pci,drive=cdrom,serial=cdrom,bootindex=0")
+	}
+	return append(drive, "-device", "virtio-scsi-pci,id=cdbus", "-device", "scsi-cd,bus=cdbus.0,drive=cdrom,bootindex=0")
 }
 
 func (s Settings) machineType() string {
@@ -147,6 +159,7 @@ func (vm *VM) madeOf(image string) (bool, error) {
 	return true, err
 }
 
+// imageFormat finds out what a disk image is, as qemu-img names it.
 func imageFormat(image string) (string, error) {
 	f, err := os.Open(image)
 	if err != nil {
@@ -157,8 +170,22 @@ func imageFormat(image string) (string, error) {
 	if _, err := f.Read(magic[:]); err != nil {
 		return "", fmt.Errorf("disk image %s: %w", image, err)
 	}
-	if string(magic[:]) == "QFI\xfb" {
+	switch {
+	case string(magic[:]) == "QFI\xfb":
 		return "qcow2", nil
+	case string(magic[:]) == "KDMV":
+		return "vmdk", nil
+	case strings.HasSuffix(image, ".ova") || strings.HasSuffix(image, ".tar.gz"):
+		return "", fmt.Errorf("disk image %s is an archive: unpack it with tar and give the disk in it", image)
+	}
+	// A fixed VHD is a raw disk with a footer behind it.
+	var footer [8]byte
+	info, err := f.Stat()
+	if err != nil {
+		return "", fmt.Errorf("disk image %s: %w", image, err)
+	}
+	if _, err := f.ReadAt(footer[:], max(0, info.Size()-512)); err == nil && string(footer[:]) == "conectix" {
+		return "vpc", nil
 	}
 	return "raw", nil
 }

@@ -53,9 +53,15 @@ const (
 type Settings struct {
 	// Image is a directory with the files kernel and initramfs.
 	Image string `json:"image"`
-	// DiskImage is a raw or qcow2 disk that the state disk begins as; the
+	// DiskImage is a disk (raw, qcow2, vhd or vmdk) that the state disk begins as; the
 	// machine boots from it by UEFI firmware, and not from Image.
 	DiskImage string `json:"diskImage,omitempty"`
+	// CDROM is a live medium, read-only, that UEFI firmware boots before anything
+	// else; the machine sees a CD, or with CDROMStick a disk.
+	CDROM      string `json:"cdrom,omitempty"`
+	CDROMStick bool   `json:"cdromStick,omitempty"`
+	// Firmware has the machine boot by UEFI firmware from what is on its disk.
+	Firmware bool `json:"firmware,omitempty"`
 	// SecureBoot gives it firmware that can check signatures, with no keys yet.
 	SecureBoot bool `json:"secureBoot,omitempty"`
 	// PC gives it what computers have instead of virtio: SATA disks and Intel's
@@ -345,9 +351,16 @@ func (s Settings) validateBoot() error {
 		return errors.New("a machine that boots from a disk image needs a disk")
 	case s.DiskImage != "" && s.Cmdline != "":
 		return errors.New("the kernel's command line is part of the OS file in a disk image and can't be added to")
-	case s.DiskImage == "" && s.SecureBoot:
-		return errors.New("Secure Boot needs a disk image to boot from")
-	case s.DiskImage != "":
+	case s.CDROM != "" && s.Cmdline != "":
+		return errors.New("the kernel's command line is part of the OS file on a live medium and can't be added to")
+	case !s.byFirmware() && s.SecureBoot:
+		return errors.New("Secure Boot needs a disk image or a live medium to boot from")
+	case s.CDROM != "":
+		if _, err := os.Stat(s.CDROM); err != nil {
+			return fmt.Errorf("live medium: %w (build it with `wherry build --format iso`)", err)
+		}
+		return nil
+	case s.byFirmware():
 		return nil
 	}
 	for _, name := range []string{"kernel", "initramfs"} {
@@ -358,9 +371,13 @@ func (s Settings) validateBoot() error {
 	return nil
 }
 
+// byFirmware tells a machine that UEFI firmware boots from a disk or CD, and
+// not QEMU from the image's kernel.
+func (s Settings) byFirmware() bool { return s.DiskImage != "" || s.CDROM != "" || s.Firmware }
+
 // imageID tells what the machine boots; nothing is known of a disk's contents.
 func (s Settings) imageID() string {
-	if s.DiskImage != "" {
+	if s.byFirmware() {
 		return ""
 	}
 	return ImageID(s.Image)

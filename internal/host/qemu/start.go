@@ -183,8 +183,11 @@ func absolutePaths(s Settings) (Settings, error) {
 	if s.Image, err = filepath.Abs(s.Image); err != nil {
 		return s, err
 	}
-	if s.DiskImage != "" {
-		if s.DiskImage, err = filepath.Abs(s.DiskImage); err != nil {
+	for _, file := range []*string{&s.DiskImage, &s.CDROM} {
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil {
 			return s, err
 		}
 	}

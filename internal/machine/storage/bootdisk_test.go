@@ -73,8 +73,8 @@ func (d *cutDisk) bootPlaces(t *testing.T) ([]place, *gpt.Table) {
 	whole.Boot, whole.Room = room(table)
 	places := []place{whole}
 	if len(table.Partitions) == 2 {
-		entry := table.Partitions[1]
-		p := block.Partition{Name: "vda2", Number: 2, Start: int64(entry.First) * testBlockBytes, Bytes: int64(entry.Last-entry.First+1) * testBlockBytes}
+		e := table.Partitions[1]
+		p := block.Partition{Name: "vda2", Number: 2, Start: int64(e.First) * testBlockBytes, Bytes: int64(e.Last-e.First+1) * testBlockBytes}
 		section := bytes.NewReader(d.durable[p.Start : p.Start+p.Bytes])
 		state := place{Disk: "vda", Name: "vda2", Partition: 2, Bytes: p.Bytes, Meant: meant(table, p, testBlockBytes)}
 		inspect(section, &state)

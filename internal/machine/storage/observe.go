@@ -79,7 +79,10 @@ func observeDisk(d block.Disk) []place {
 	}
 	places := []place{whole}
 	for _, part := range d.Partitions {
-		places = append(places, observePartition(whole, part, meant(table, part, d.LogicalBytes)))
+		p := observePartition(whole, part, meant(table, part, d.LogicalBytes))
+		e := entry(table, part, d.LogicalBytes)
+		p.ID, p.Label = e.ID, e.Name
+		places = append(places, p)
 	}
 	return places
 }
@@ -93,13 +96,23 @@ func room(table *gpt.Table) (boot bool, bytes int64) {
 	return true, max(0, int64(last+1)-int64(first)) * int64(table.BlockBytes)
 }
 
+// entry is what the partition table says of a partition; nothing where it and
+// the kernel do not agree.
+func entry(table *gpt.Table, p block.Partition, blockBytes int) gpt.Partition {
+	if table == nil || p.Number < 1 || p.Number > len(table.Partitions) {
+		return gpt.Partition{}
+	}
+	e := table.Partitions[p.Number-1]
+	if int64(e.First)*int64(blockBytes) != p.Start {
+		return gpt.Partition{}
+	}
+	return e
+}
+
 // meant tells whether the partition table gives a partition to the state.
 func meant(table *gpt.Table, p block.Partition, blockBytes int) bool {
-	if table == nil || p.Number < 1 || p.Number > len(table.Partitions) {
-		return false
-	}
-	entry := table.Partitions[p.Number-1]
-	return int64(entry.First)*int64(blockBytes) == p.Start && (entry.Type == TypeGUID || entry.Name == Label)
+	e := entry(table, p, blockBytes)
+	return e.Type == TypeGUID || e.Name == Label
 }
 
 func observePartition(disk place, part block.Partition, meant bool) place {

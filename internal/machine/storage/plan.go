@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/format/xfs"
 )
 
@@ -16,6 +17,9 @@ type place struct {
 	Name      string // its own name: vda or vda1
 	Path      string
 	Partition int // number; 0 is the whole disk
+	// ID and Label are those that the partition table has of it.
+	ID        gpt.GUID
+	Label     string
 	Bytes     int64
 	ReadOnly  bool
 	Removable bool

@@ -10,7 +10,8 @@
 // state is formatted, or one made in the room behind the boot partition of a
 // disk of Wherry's, or the first disk with nothing at all on it; else
 // /state is in memory and the machine says so. A disk with data on it is never
-// touched.
+// touched, and no disk at all by a machine that was started from a live medium
+// (live.go).
 //
 // Failures: state that is there and can't be mounted is left as it is, and the
 // machine runs from memory with a message that says why. A formatting that a
@@ -34,6 +35,7 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/linux/block"
+	"wherry.example/wherry/internal/linux/efivar"
 	"wherry.example/wherry/internal/machine/status"
 )
 
@@ -49,8 +51,9 @@ const subsystem = "storage"
 // How long disks are waited for. Loading drivers takes as long as it takes on
 // a busy machine: giving up early would mean a machine without its memory.
 const (
-	driverLimit  = time.Minute     // for Settled
-	pendingLimit = 3 * time.Second // then, for a controller to show its first disk
+	driverLimit  = time.Minute      // for Settled
+	pendingLimit = 3 * time.Second  // then, for a controller to show its first disk
+	mediumLimit  = 15 * time.Second // or for the disk that the machine was started from: sticks are slow
 )
 
 // Options of Open.
@@ -60,14 +63,17 @@ type Options struct {
 	// Settled is closed when the drivers of the devices that the machine was
 	// started with are loaded. Nil: they are.
 	Settled <-chan struct{}
-	Board   *status.Board
-	Log     *slog.Logger
+	// Load loads kernel modules: the driver of CDs, which nobody else needs.
+	Load  func(modules ...string) error
+	Board *status.Board
+	Log   *slog.Logger
 }
 
 // Storage is the mounted state.
 type Storage struct {
 	options    Options
 	observer   observer
+	origin     origin
 	persistent bool
 	place      place
 }
@@ -83,6 +89,11 @@ func Open(ctx context.Context, o Options) (*Storage, error) {
 		return nil, err
 	} else if mounted {
 		return s, s.adopt(ctx)
+	}
+	if s.origin = observeOrigin(efivar.Variables{}); s.origin.needsDrive() && o.Load != nil {
+		if err := o.Load("sr_mod"); err != nil {
+			o.Log.Warn("the machine cannot see whether it was started from a CD", "error", err)
+		}
 	}
 	p, err := s.settle(ctx)
 	if err != nil {
@@ -101,17 +112,22 @@ func Open(ctx context.Context, o Options) (*Storage, error) {
 
 // settle looks until the state is found or nothing more will come.
 func (s *Storage) settle(ctx context.Context) (plan, error) {
-	deadline, settled := time.Now().Add(driverLimit), false
+	began := time.Now()
+	var settledAt time.Time
 	for {
-		if now := s.settled(); now && !settled {
-			deadline, settled = time.Now().Add(pendingLimit), true
+		if settledAt.IsZero() && s.settled() {
+			settledAt = time.Now()
 		}
 		places, err := s.observer.look()
 		if err != nil {
 			return plan{}, err
 		}
+		medium, sure := s.origin.live(places, drives())
+		if medium != "" {
+			return plan{Why: "it was started from the live medium " + medium}, nil
+		}
 		p := decide(places)
-		if p.Action == useState || time.Now().After(deadline) || settled && !s.observer.lister.Pending() {
+		if sure && p.Action == useState || s.patient(began, settledAt, sure) {
 			return p, nil
 		}
 		select {
@@ -120,6 +136,19 @@ func (s *Storage) settle(ctx context.Context) (plan, error) {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// patient tells that it was waited long enough for disks, and for the one that
+// the machine was started from where that is known but not seen.
+func (s *Storage) patient(began, settledAt time.Time, sure bool) bool {
+	if settledAt.IsZero() {
+		return time.Since(began) > driverLimit
+	}
+	limit := pendingLimit
+	if !sure && !s.origin.needsDrive() {
+		limit = mediumLimit
+	}
+	return time.Since(settledAt) > limit || sure && !s.observer.lister.Pending()
 }
 
 func (s *Storage) settled() bool {

@@ -6,6 +6,8 @@ package release
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +54,19 @@ func NewHTTP(base string) (*HTTP, error) {
 		},
 	}
 	return h, nil
+}
+
+// Trust adds authorities (PEM) to the public ones by which the server may be known.
+func (h *HTTP) Trust(pem []byte) error {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("repository %s: its CA is no PEM certificate", h.base.Redacted())
+	}
+	h.client.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool}
+	return nil
 }
 
 // checkRedirect stays on the server: a mirror must not make machines ask

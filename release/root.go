@@ -6,6 +6,7 @@ package release
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -21,6 +22,15 @@ type Root struct {
 	Expires   time.Time
 	Keys      []string // ids of the keys that may sign the next root
 	Threshold int      // so many of them must
+}
+
+// String tells people whose releases are trusted.
+func (r Root) String() string {
+	var short []string
+	for _, k := range r.Keys {
+		short = append(short, k[:min(len(k), 8)])
+	}
+	return fmt.Sprintf("version %d, %d of the keys %s", r.Version, r.Threshold, strings.Join(short, " "))
 }
 
 // ParseRoot reads a root role that is signed by its own keys. Whether it has

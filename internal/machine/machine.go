@@ -33,6 +33,7 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/linux/module"
+	"wherry.example/wherry/internal/machine/bootslots"
 	"wherry.example/wherry/internal/machine/console"
 	"wherry.example/wherry/internal/machine/containernet"
 	"wherry.example/wherry/internal/machine/engine"
@@ -46,6 +47,8 @@ import (
 	"wherry.example/wherry/internal/machine/status"
 	"wherry.example/wherry/internal/machine/storage"
 	"wherry.example/wherry/internal/machine/timesync"
+	"wherry.example/wherry/internal/machine/trial"
+	"wherry.example/wherry/internal/machine/update"
 	"wherry.example/wherry/internal/machine/volume"
 )
 
@@ -75,6 +78,9 @@ type parts struct {
 	volumes  *volume.Volumes
 	networks *containernet.Networks
 	engine   *engine.Engine
+	slots    *bootslots.Slots
+	updates  *update.Updater
+	trial    *trial.Trial
 	server   *server.Server
 	events   atomic.Pointer[engine.Engine] // engine, for those who may be asked before it is there
 
@@ -100,11 +106,13 @@ func Run(ctx context.Context, o Options) error {
 	if err := p.startEngine(ctx); err != nil {
 		return err
 	}
+	p.updates = p.newUpdates()
 	machine, _ := p.config.Current()
 	p.server, err = server.New(server.Options{
 		Key: key, Version: p.Version, Access: machine.Access, Log: p.Log,
 		Classify:   enginecode.Of,
 		Containers: containers{p.engine}, Images: p.engine, Volumes: p.volumes, Networks: p.networks, Machine: answers{p},
+		Updates: p.updates,
 	})
 	if err != nil {
 		return fmt.Errorf("the API: %w", err)
@@ -303,11 +311,15 @@ func (p *parts) serve(ctx context.Context) error {
 	p.board.Set("api", true, "")
 	p.announce(ctx)
 	p.startImage(ctx)
+	if err := p.startUpdates(ctx); err != nil {
+		return err
+	}
 	err = p.server.Serve(ctx, l)
 	if ctx.Err() == nil {
 		p.engine.Close()
 		return fmt.Errorf("the API: %w", errors.Join(err, errors.New("stopped listening")))
 	}
+	p.closeUpdates(context.WithoutCancel(ctx)) // what works is looked at before it is stopped
 	p.console.Step("containers", "stopping")
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownLimit)
 	defer cancel()

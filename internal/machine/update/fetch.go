@@ -1,0 +1,290 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package update
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"wherry.example/wherry/release"
+)
+
+// origin is where releases are read from for one look or attempt.
+type origin struct {
+	source  release.Source
+	carried bool
+	has     func(release.Release) bool // nil: all
+}
+
+// web is the repository of the configuration.
+func (u *Updater) web() (origin, error) {
+	u.mu.Lock()
+	s := u.settings
+	u.mu.Unlock()
+	if s.URL == "" {
+		return origin{}, errNoURL
+	}
+	h, err := s.http()
+	return origin{source: h}, err
+}
+
+func (s Settings) http() (*release.HTTP, error) {
+	h, err := release.NewHTTP(s.URL)
+	if err == nil && s.CA != "" {
+		err = h.Trust([]byte(s.CA))
+	}
+	return h, err
+}
+
+// refresh reads and verifies the metadata.
+func (u *Updater) refresh(ctx context.Context, from origin) (*release.Repository, error) {
+	root, err := rootRole(u.o.RootFile)
+	if err != nil {
+		return nil, err
+	}
+	now, floor := u.o.Now(), u.floor()
+	r, err := release.Refresh(ctx, release.Config{
+		Root: root, Source: from.source, Store: release.StoreDir(filepath.Join(u.o.Dir, "metadata")),
+		Limits: u.o.Limits, Now: u.o.Now, NotBefore: floor, Carried: from.carried,
+	})
+	if errors.Is(err, release.ErrExpired) {
+		if trouble := clockTrouble(now, floor, u.o.ClockSet()); trouble != "" {
+			return nil, fmt.Errorf("%w; %s", err, trouble)
+		}
+	}
+	return r, err
+}
+
+// choose returns the release to go to, or why there is none.
+func (u *Updater) choose(repo *release.Repository, from origin, want *release.Version, retry bool) (rel release.Release, found bool, why string) {
+	u.mu.Lock()
+	s, r := u.settings, u.record
+	u.mu.Unlock()
+	m := release.Machine{ID: u.id, Edition: u.o.Edition, Arch: u.o.Arch, Current: u.version, Channel: s.Channel, Pin: s.Pin}
+	if !retry {
+		for _, a := range r.Avoid {
+			m.Avoid = append(m.Avoid, a.Version)
+		}
+	}
+	all := repo.Releases
+	if from.has != nil { // a bundle: what is in it is what somebody wants here
+		all = slices.DeleteFunc(slices.Clone(all), func(r release.Release) bool { return !from.has(r) || r.Edition != u.o.Edition || r.Arch != u.o.Arch })
+		if len(all) == 0 {
+			return rel, false, fmt.Sprintf("the bundle holds no release for this machine (%s-%s)", u.o.Edition, u.o.Arch)
+		}
+		m.Pin = &all[0].Version // the newest
+	}
+	if want != nil {
+		m.Pin = want
+	}
+	rel, found, why = release.Choose(all, m, u.o.Now())
+	if a, is := avoidedPin(r, m); !found && is && !retry {
+		why = fmt.Sprintf("%s did not work here on %s: %s", a.Version, a.At.UTC().Format(time.DateOnly), firstLine(a.Reason))
+	}
+	return rel, found, why
+}
+
+func avoidedPin(r Record, m release.Machine) (Avoided, bool) {
+	if m.Pin == nil {
+		return Avoided{}, false
+	}
+	return r.avoided(*m.Pin)
+}
+
+// fetched is an OS file on the state disk, complete and verified.
+type fetched struct {
+	rel    release.Release
+	file   release.File
+	osFile *os.File
+	bytes  int64 // that came for it
+	delta  bool
+	note   string // why the delta was not taken
+}
+
+// margin is left free for everybody else.
+const margin = 48 << 20
+
+// fetch brings a release's OS file to the state disk, or the rest of it.
+func (u *Updater) fetch(ctx context.Context, j *job, repo *release.Repository, rel release.Release) (f fetched, err error) {
+	f = fetched{rel: rel}
+	if _, err := repo.Manifest(ctx, rel); err != nil { // tells of the same files as the targets role
+		return f, err
+	}
+	var ok bool
+	if f.file, ok = rel.File(OSFile); !ok {
+		return f, fmt.Errorf("%s was published without %s: build it with --format efi", rel.Version, OSFile)
+	}
+	dir, err := u.downloads(f.file.SHA256)
+	if err != nil {
+		return f, err
+	}
+	if f.osFile, err = os.OpenFile(filepath.Join(dir, f.file.SHA256+".efi"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return f, err
+	}
+	if err = u.fill(ctx, j, repo, &f); err == nil {
+		j.tell(Progress{Phase: "downloading", Target: rel.Version.String(), Done: f.file.Bytes, Total: f.file.Bytes, Message: "checking the signature"})
+		err = u.o.Slots.Accepts(f.osFile)
+	}
+	if err != nil {
+		f.osFile.Close()
+	}
+	return f, err
+}
+
+// downloads is the folder, where nothing is left but what has to do with this file.
+func (u *Updater) downloads(sha256 string) (string, error) {
+	dir := filepath.Join(u.o.Dir, "download")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make room for the download: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), sha256) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return "", err
+			}
+		}
+	}
+	return dir, nil
+}
+
+// fill makes the file whole: by a delta if there is one, else by what is missing of it.
+func (u *Updater) fill(ctx context.Context, j *job, repo *release.Repository, f *fetched) error {
+	had, err := size(f.osFile)
+	if err != nil {
+		return err
+	}
+	f.bytes = f.file.Bytes
+	if had == 0 && u.o.Deltas != nil {
+		if d, ok := u.o.Deltas.Find(f.rel, u.version); ok {
+			err := u.rebuild(ctx, j, repo, f, d)
+			if err == nil {
+				f.bytes, f.delta = d.Bytes, true
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			f.note = bounded(err.Error(), 500)
+			f.bytes += d.Bytes
+			u.o.Log.Info("update: the delta was of no use, the whole file is taken", "error", err)
+			if err := f.osFile.Truncate(0); err != nil {
+				return err
+			}
+			had = 0
+		}
+	}
+	if err := u.room(f.file.Bytes - had); err != nil {
+		return err
+	}
+	return u.bring(ctx, j, repo, f.file, f.osFile, Progress{Phase: "downloading", Target: f.rel.Version.String(), Message: f.note})
+}
+
+// rebuild makes the file out of the running one and a delta.
+func (u *Updater) rebuild(ctx context.Context, j *job, repo *release.Repository, f *fetched, d release.File) error {
+	if err := u.room(d.Bytes + f.file.Bytes); err != nil {
+		return err
+	}
+	from, err := u.o.Slots.Running()
+	if err != nil {
+		return err
+	}
+	delta, err := os.OpenFile(strings.TrimSuffix(f.osFile.Name(), ".efi")+".delta", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	defer delta.Close()
+	target := f.rel.Version.String()
+	if err := u.bring(ctx, j, repo, d, delta, Progress{Phase: "downloading", Target: target, Delta: true}); err != nil {
+		return err
+	}
+	j.tell(Progress{Phase: "rebuilding", Target: target, Total: f.file.Bytes, Delta: true})
+	if err := u.o.Deltas.Rebuild(ctx, from, delta, f.osFile); err != nil {
+		return fmt.Errorf("rebuild from the delta: %w", err)
+	}
+	return verify(f.osFile, f.file)
+}
+
+// verify compares a file with what was signed.
+func verify(file *os.File, want release.File) error {
+	if n, err := size(file); err != nil || n != want.Bytes {
+		return errors.Join(err, fmt.Errorf("%d bytes came out of the delta, and not %d", n, want.Bytes))
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(file, 0, want.Bytes)); err != nil {
+		return err
+	}
+	if hex.EncodeToString(h.Sum(nil)) != want.SHA256 {
+		return fmt.Errorf("what came out of the delta is not what was signed: %w", release.ErrMismatch)
+	}
+	return nil
+}
+
+// bring downloads a file, or its rest, and tells how far it is.
+func (u *Updater) bring(ctx context.Context, j *job, repo *release.Repository, file release.File, dst *os.File, p Progress) error {
+	p.Total = file.Bytes
+	stop := make(chan struct{})
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		for {
+			if p.Done, _ = size(dst); p.Done > p.Total {
+				p.Done = p.Total
+			}
+			j.tell(p)
+			select {
+			case <-stop:
+				return
+			case <-time.After(500 * time.Millisecond):
+			}
+		}
+	}()
+	err := repo.Download(ctx, file, dst)
+	close(stop)
+	<-told
+	if err == nil {
+		err = dst.Sync()
+	}
+	if isFull(err) {
+		return fmt.Errorf("%w: the state disk is full: remove images, volumes or containers", err)
+	}
+	return err
+}
+
+func size(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// room refuses what would fill the state disk.
+func (u *Updater) room(want int64) error {
+	free, err := u.o.Free(u.o.Dir)
+	if err != nil {
+		return err
+	}
+	if free < want+margin {
+		return errFull.WithMessage(fmt.Sprintf("the state disk has %d MB free, and the update needs %d: remove images, volumes or containers",
+			free/1e6, (want+margin)/1e6))
+	}
+	return nil
+}
+
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -1,0 +1,211 @@
+// Copyright The Wherry Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package update
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"wherry.example/wherry/internal/atomicfile"
+	"wherry.example/wherry/release"
+)
+
+// Bounds of the record, so that it fits into the space that is set aside for a full disk.
+const (
+	maxHistory  = 30
+	maxAvoided  = 20
+	maxReason   = 2 << 10
+	maxBaseline = 128 << 10
+	maxRecord   = 512 << 10
+)
+
+// Record is all that the machine remembers of its updates.
+type Record struct {
+	State   release.State `json:"state"`
+	Attempt *Attempt      `json:"attempt,omitempty"` // the one that is going on
+	Avoid   []Avoided     `json:"avoid,omitempty"`
+	Paused  *Pause        `json:"paused,omitempty"`
+	History []Entry       `json:"history,omitempty"` // newest first
+	// Floor is a time that has passed for certain, whatever the clock says.
+	Floor time.Time `json:"floor,omitzero"`
+	// Reported is what the status page heard last.
+	Reported *release.Report `json:"reported,omitempty"`
+}
+
+// How is by what an attempt was begun.
+type How string
+
+// The ways.
+const (
+	Automatic How = "automatic" // by policy
+	ByHand    How = "by hand"   // somebody asked
+	Bundle    How = "bundle"    // somebody sent a file
+	Stick     How = "usb stick" // found at boot
+	Rollback  How = "rollback"  // somebody wanted the other release back
+	Unknown   How = "unknown"   // its record was lost
+)
+
+// Attempt is one release on its way to be the one that runs.
+type Attempt struct {
+	From      release.Version `json:"from"`
+	To        release.Version `json:"to"`
+	How       How             `json:"how"`
+	By        string          `json:"by,omitempty"` // who asked
+	Begun     time.Time       `json:"begun"`
+	File      release.File    `json:"file"`               // the OS file of To
+	Published time.Time       `json:"published,omitzero"` // To
+	Fetched   int64           `json:"fetched"`            // bytes
+	Delta     bool            `json:"delta,omitempty"`
+	Note      string          `json:"note,omitempty"` // why the delta was not taken
+	Baseline  json.RawMessage `json:"baseline,omitempty"`
+	Boot      string          `json:"boot"`              // id of the boot in which it was staged, later of the last one that saw it
+	Passed    int             `json:"passed,omitempty"`  // boots that did not start it
+	Down      time.Time       `json:"down,omitzero"`     // when the machine stopped working for it
+	Starts    int             `json:"starts,omitempty"`  // boots of To in which wherryd came up
+	Failed    string          `json:"failed,omitempty"`  // why To is being left
+	Leaving   int             `json:"leaving,omitempty"` // how often that was tried
+}
+
+// Avoided is a release that did not work here.
+type Avoided struct {
+	Version release.Version `json:"version"`
+	Reason  string          `json:"reason"`
+	At      time.Time       `json:"at"`
+}
+
+// Pause keeps the machine from beginning by itself.
+type Pause struct {
+	Until time.Time `json:"until,omitzero"` // zero: until somebody resumes
+}
+
+// Entry is an attempt that has ended.
+type Entry struct {
+	From     release.Version `json:"from"`
+	To       release.Version `json:"to"`
+	How      How             `json:"how"`
+	By       string          `json:"by,omitempty"`
+	Begun    time.Time       `json:"begun"`
+	Ended    time.Time       `json:"ended"`
+	Result   Result          `json:"result"`
+	Reason   string          `json:"reason,omitempty"`
+	Fetched  int64           `json:"fetched"`
+	Bytes    int64           `json:"bytes"` // of the whole file
+	Delta    bool            `json:"delta,omitempty"`
+	Note     string          `json:"note,omitempty"`
+	Downtime time.Duration   `json:"downtime,omitempty"` // zero: not known
+}
+
+// Result is how an attempt ended.
+type Result string
+
+// The results.
+const (
+	Committed  Result = "committed"
+	RolledBack Result = "rolled back"
+	Lost       Result = "lost"   // the file went from the boot partition before it was started
+	Stayed     Result = "stayed" // it failed, and there was nothing to go back to
+)
+
+// under tells whether an attempt is going on.
+func (r Record) under() bool { return r.Attempt != nil }
+
+// end moves the attempt to the history.
+func (r *Record) end(state release.State, result Result, reason string, now time.Time) {
+	a := r.Attempt
+	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note}
+	if a.How == Rollback { // it was the running one that was left
+		e.From, e.To = a.To, a.From
+	}
+	r.History = append([]Entry{e}, r.History[:min(len(r.History), maxHistory-1)]...)
+	r.State, r.Attempt = state, nil
+}
+
+// avoid remembers a release that did not work.
+func (r *Record) avoid(v release.Version, reason string, now time.Time) {
+	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a Avoided) bool { return a.Version == v })
+	r.Avoid = append(r.Avoid, Avoided{v, bounded(reason, maxReason), now})
+	r.Avoid = r.Avoid[max(0, len(r.Avoid)-maxAvoided):]
+}
+
+// forgive forgets what is no newer than the release that works.
+func (r *Record) forgive(v release.Version) {
+	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a Avoided) bool { return a.Version.Compare(v) <= 0 })
+}
+
+// avoided returns why a release is left alone.
+func (r Record) avoided(v release.Version) (Avoided, bool) {
+	i := slices.IndexFunc(r.Avoid, func(a Avoided) bool { return a.Version == v })
+	if i < 0 {
+		return Avoided{}, false
+	}
+	return r.Avoid[i], true
+}
+
+// last is the newest entry.
+func (r Record) last() Entry {
+	if len(r.History) == 0 {
+		return Entry{}
+	}
+	return r.History[0]
+}
+
+func bounded(s string, max int) string {
+	if len(s) <= max {
+		return s
+	}
+	const mark = " …"
+	cut := max - len(mark)
+	for cut > 0 && s[cut]&0xc0 == 0x80 { // not within a letter
+		cut--
+	}
+	return s[:cut] + mark
+}
+
+// load reads the record. One that is not there, or damaged, is a new one.
+func load(file string) (Record, error) {
+	r := Record{State: release.StateIdle}
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("read the record of updates: %w", err)
+	}
+	if info.Size() > maxRecord {
+		return r, fmt.Errorf("the record of updates has %d bytes: it is not one", info.Size())
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return r, fmt.Errorf("read the record of updates: %w", err)
+	}
+	var got Record
+	if err := json.Unmarshal(data, &got); err != nil {
+		return r, fmt.Errorf("read the record of updates: %w", err)
+	}
+	if got.State == "" {
+		got.State = release.StateIdle
+	}
+	return got, nil
+}
+
+// save is on the disk when it returns nil.
+func (r Record) save(file string) error {
+	data, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return fmt.Errorf("write the record of updates: %w", err)
+	}
+	if err := atomicfile.Write(file, data, 0o600); err != nil {
+		return fmt.Errorf("write the record of updates: %w", err)
+	}
+	return nil
+}

@@ -9,11 +9,11 @@
 set -eu
 
 run='qemu-system-x86 qemu-utils squashfs-tools gcc libc6-dev libseccomp-dev pkg-config ca-certificates curl'
-test="$run xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage"
+test="$run xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf swtpm tpm2-tools dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage"
 
 case ${1:-} in
 run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config' ;;
-test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config mkfs.xfs veritysetup sgdisk mkfs.ext4 mkswap nft docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip fsck.fat mcopy sbverify osslsigncode objdump efibootmgr xorriso isoinfo' ;;
+test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config mkfs.xfs veritysetup sgdisk mkfs.ext4 mkswap nft swtpm tpm2_eventlog tpm2_checkquote docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip fsck.fat mcopy sbverify osslsigncode objdump efibootmgr xorriso isoinfo' ;;
 *)
 	echo "usage: $0 run|test" >&2
 	exit 2

@@ -35,7 +35,7 @@ func newVMCommand() *cobra.Command {
 // vmStartFlags are what was said on the command line; what was not said stays as remembered.
 type vmStartFlags struct {
 	image, diskImage, cdrom, memory, disk, configFile, cmdline string
-	secureBoot, pc                                             bool
+	secureBoot, pc, tpm                                        bool
 	cpus                                                       int
 	ports, extraDisks                                          []string
 	timeout                                                    time.Duration
@@ -64,6 +64,7 @@ otherwise.`,
 	flags.StringVar(&f.cdrom, "cdrom", "", `boot by UEFI firmware from this live medium (iso), or "none" to take it out and boot from the disk`)
 	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image or --cdrom: firmware that can check signatures")
 	flags.BoolVar(&f.pc, "pc", false, "SATA disks and an Intel network adapter instead of virtio (needs an image of --kernel metal)")
+	flags.BoolVar(&f.tpm, "tpm", false, "with --disk-image: a TPM 2.0, for `wherry machine attest` (needs swtpm)")
 	flags.StringArrayVar(&f.extraDisks, "extra-disk", nil, "attach a raw disk image too (repeat for more)")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
 	flags.StringVar(&f.configFile, "config", "", "machine configuration (YAML); your key is added to it")
@@ -136,7 +137,7 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
 	}
 	var late []string
-	for _, name := range []string{"image", "disk-image", "cdrom", "secure-boot", "pc", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+	for _, name := range []string{"image", "disk-image", "cdrom", "secure-boot", "pc", "tpm", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {
 			late = append(late, "--"+name)
 		}
@@ -177,6 +178,9 @@ func (f vmStartFlags) apply(s *qemu.Settings, changed func(string) bool) error {
 	}
 	if changed("pc") {
 		s.PC = f.pc
+	}
+	if changed("tpm") {
+		s.TPM = f.tpm
 	}
 	if changed("cpus") {
 		s.CPUs = f.cpus

@@ -37,7 +37,9 @@ type Options struct {
 	CDROM      string
 	CDROMStick bool
 	// PC gives the machine SATA disks and an e1000e instead of virtio.
-	PC        bool
+	PC bool
+	// TPM gives it one, with DiskImage.
+	TPM       bool
 	MemoryMiB int
 	CPUs      int
 	// DiskBytes is the size of the state disk. NoDisk leaves it out.
@@ -122,7 +124,7 @@ func (m *Machine) settings() (qemu.Settings, error) {
 		return s, err
 	}
 	o := m.options
-	s.DiskImage, s.SecureBoot, s.PC = o.DiskImage, o.SecureBoot, o.PC
+	s.DiskImage, s.SecureBoot, s.PC, s.TPM = o.DiskImage, o.SecureBoot, o.PC, o.TPM
 	s.CDROM, s.CDROMStick, s.Firmware = o.CDROM, o.CDROMStick, s.Firmware || o.CDROM != ""
 	s.Image, s.ExtraDisks, s.Cmdline, s.Args = o.Image, o.ExtraDisks, o.Cmdline, o.Args
 	s.MemoryMiB, s.CPUs, s.DiskBytes = 512, 1, 2<<30

@@ -36,7 +36,7 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 		// Without a ROM the firmware does not try to boot from the network.
 		"-device", s.networkAdapter() + ",netdev=net0,romfile=",
 	}
-	args = append(args, s.bootArguments()...)
+	args = append(append(args, s.bootArguments()...), s.tpmArguments()...)
 	if s.DiskBytes > 0 {
 		state := s.disk(0, "state", "state.img")
 		if s.byFirmware() {

@@ -11,6 +11,7 @@
 //	config.yaml  the machine's configuration, handed over by fw_cfg opt/wherry/config
 //	state.img    the state disk, a sparse raw file; with DiskImage the whole machine
 //	firmware.fd  the variables of its firmware, where it boots by firmware
+//	tpm/         what its TPM (a swtpm process beside QEMU) keeps, where it has one
 //	console.log  everything the machine printed; console.log.1 is the older part
 //	qemu.log     what QEMU itself printed at its last start
 //	*.sock       QEMU's monitor (QMP) and the serial console
@@ -67,8 +68,10 @@ type Settings struct {
 	// PC gives it what computers have instead of virtio: SATA disks and Intel's
 	// network adapter (e1000e).
 	PC bool `json:"pc,omitempty"`
-	MemoryMiB  int  `json:"memoryMiB"`
-	CPUs       int  `json:"cpus"`
+	// TPM gives it a TPM 2.0, by the program swtpm.
+	TPM       bool `json:"tpm,omitempty"`
+	MemoryMiB int  `json:"memoryMiB"`
+	CPUs      int  `json:"cpus"`
 	// DiskBytes is the size of the state disk; 0: none. A disk that exists is
 	// grown, never shrunk.
 	DiskBytes int64 `json:"diskBytes"`
@@ -93,6 +96,8 @@ type Run struct {
 	ConsoleOffset int64 `json:"consoleOffset"`
 	// ImageID tells what it booted; empty for an image without a manifest.
 	ImageID string `json:"imageID,omitempty"`
+	// TPM is the process beside QEMU.
+	TPM tpmProcess `json:"tpm,omitzero"`
 	// Ready is zero until the machine was ready.
 	Ready Ready `json:"ready,omitzero"`
 }
@@ -355,6 +360,8 @@ func (s Settings) validateBoot() error {
 		return errors.New("the kernel's command line is part of the OS file on a live medium and can't be added to")
 	case !s.byFirmware() && s.SecureBoot:
 		return errors.New("Secure Boot needs a disk image or a live medium to boot from")
+	case !s.byFirmware() && s.TPM:
+		return errors.New("a TPM is told what firmware starts: it needs a disk image or a live medium to boot from")
 	case s.CDROM != "":
 		if _, err := os.Stat(s.CDROM); err != nil {
 			return fmt.Errorf("live medium: %w (build it with `wherry build --format iso`)", err)

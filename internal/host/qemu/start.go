@@ -112,6 +112,7 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 		return run, fmt.Errorf("%w: %s (pid %d)", ErrRunning, vm.name, run.PID)
 	}
 	vm.quitOrphan(ctx)
+	before, _ := vm.Run()
 	s, err := vm.prepare(ctx, o)
 	if err != nil {
 		return Run{}, err
@@ -123,13 +124,17 @@ func (vm *VM) launch(ctx context.Context, o StartOptions, accelerator string) (R
 	_, err = os.Stat(vm.path("config.yaml"))
 	args := arguments(vm.name, vm.usable(s, o.Progress), accelerator, err == nil)
 	fmt.Fprintf(o.Progress, "starting %s: %s, %d MiB, %d CPUs\n", vm.name, accelerator, s.MemoryMiB, s.CPUs)
+	tpm, err := vm.startTPM(ctx, s, before.TPM)
+	if err != nil {
+		return Run{}, err
+	}
 	pid, start, err := vm.spawn(args)
 	if err != nil {
-		return Run{}, fmt.Errorf("start QEMU for machine %s: %w", vm.name, err)
+		return Run{}, errors.Join(fmt.Errorf("start QEMU for machine %s: %w", vm.name, err), killProcess(tpm.PID, tpm.ProcessStart))
 	}
-	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset, ImageID: s.imageID()}
+	run := Run{PID: pid, ProcessStart: start, StartedAt: time.Now(), Accelerator: accelerator, ConsoleOffset: offset, ImageID: s.imageID(), TPM: tpm}
 	if err := vm.writeJSON("run.json", run); err != nil {
-		return Run{}, errors.Join(err, killProcess(pid, start))
+		return Run{}, errors.Join(err, killProcess(pid, start), killProcess(tpm.PID, tpm.ProcessStart))
 	}
 	return run, nil
 }

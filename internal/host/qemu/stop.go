@@ -85,5 +85,6 @@ func (vm *VM) killRun(run Run) error {
 	if !waitGone(run.PID, run.ProcessStart, 10*time.Second) {
 		return fmt.Errorf("QEMU (pid %d) of machine %s does not end", run.PID, vm.name)
 	}
+	waitGone(run.TPM.PID, run.TPM.ProcessStart, tpmLimit) // it ends with QEMU; the next start looks again
 	return nil
 }

@@ -20,6 +20,7 @@ const (
 	MaxManifestBytes = 64 << 10
 	MaxParts         = 64
 	MaxPartBytes     = 4 << 30
+	maxCmdline       = 4 << 10
 )
 
 // Manifest describes the files of one edition of a release for one
@@ -70,6 +71,13 @@ type Boot struct {
 	PCR11 string `json:"pcr11"`
 	// SignedBy is the SHA-256 of the certificate whose key signed; empty: nobody did.
 	SignedBy string `json:"signedBy,omitempty"`
+	// Loader and File are the Authenticode hashes (SHA-256) of the two programs that
+	// firmware starts: a TPM's register 4 is made of them.
+	Loader string `json:"loader,omitempty"`
+	File   string `json:"file,omitempty"`
+	// Cmdline is the kernel's command line in the OS file; the loader measures it
+	// into register 12.
+	Cmdline string `json:"cmdline,omitempty"`
 }
 
 // Trust is the root role in the image: whose releases a machine takes.
@@ -142,8 +150,23 @@ func (m Manifest) validate() error {
 		}
 		seen[p.Name] = true
 	}
-	if b := m.Boot; b != nil && (!isSHA256(b.PCR11) || b.SignedBy != "" && !isSHA256(b.SignedBy)) {
-		return fmt.Errorf("boot: %.80q and %.80q are not SHA-256", b.PCR11, b.SignedBy)
+	if m.Boot != nil {
+		return m.Boot.validate()
+	}
+	return nil
+}
+
+func (b Boot) validate() error {
+	if !isSHA256(b.PCR11) {
+		return fmt.Errorf("boot: %.80q is not a SHA-256", b.PCR11)
+	}
+	for _, sum := range []string{b.SignedBy, b.Loader, b.File} {
+		if sum != "" && !isSHA256(sum) {
+			return fmt.Errorf("boot: %.80q is not a SHA-256", sum)
+		}
+	}
+	if len(b.Cmdline) > maxCmdline {
+		return fmt.Errorf("boot: a command line of %d bytes: the limit is %d", len(b.Cmdline), maxCmdline)
 	}
 	return nil
 }

@@ -136,5 +136,6 @@ func (b *build) uki(signer *pe.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the OS file: %w", err)
 	}
-	return out, nil
+	b.measured.Cmdline = u.Cmdline
+	return out, measurePrograms(b.measured, b.boot.loader, out)
 }

@@ -54,7 +54,7 @@ func newReleaseCommand(a *app) *cobra.Command {
 	f.StringArrayVar(&r.rootKeys, "root-key", nil, "file of a root key; again for more")
 	f.StringVar(&r.passphraseFile, "passphrase-file", "", "file with the passphrase of the keys (default: $WHERRY_PASSPHRASE, or ask)")
 	cmd.AddCommand(r.keyCommand(), r.initCommand(), r.publishCommand(), r.promoteCommand(), r.rolloutCommand(), r.withdrawCommand(), r.removeCommand(),
-		r.refreshCommand(), r.listCommand(), r.versionCommand(), r.serveCommand(), r.bundleCommand(), r.verifyCommand(), r.chooseCommand())
+		r.refreshCommand(), r.listCommand(), r.versionCommand(), r.serveCommand(), r.bundleCommand(), r.verifyCommand(), r.chooseCommand(), r.verifyAttestationCommand())
 	return cmd
 }
 

@@ -33,6 +33,7 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/linux/module"
+	"wherry.example/wherry/internal/machine/attest"
 	"wherry.example/wherry/internal/machine/bootslots"
 	"wherry.example/wherry/internal/machine/console"
 	"wherry.example/wherry/internal/machine/containernet"
@@ -112,7 +113,8 @@ func Run(ctx context.Context, o Options) error {
 		Key: key, Version: p.Version, Access: machine.Access, Log: p.Log,
 		Classify:   enginecode.Of,
 		Containers: containers{p.engine}, Images: p.engine, Volumes: p.volumes, Networks: p.networks, Machine: answers{p},
-		Updates: p.updates,
+		Updates:  p.updates,
+		Attester: attest.New(attest.Options{Key: key, Version: p.Version}),
 	})
 	if err != nil {
 		return fmt.Errorf("the API: %w", err)

@@ -53,6 +53,7 @@ type fakeParts struct {
 	Volumes
 	Networks
 	Machine
+	Attester
 
 	mu      sync.Mutex
 	created []*wherryv1.ContainerSpec
@@ -238,7 +239,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 		Key: newKey(t), Version: "1.2.3", Log: slog.New(slog.NewTextHandler(r.log, nil)),
 		Access:     r.list(t, config.RoleReader, config.RoleOperator, config.RoleAdmin),
 		Classify:   classify,
-		Containers: r.parts, Images: r.parts, Volumes: r.parts, Networks: r.parts, Machine: r.parts,
+		Containers: r.parts, Images: r.parts, Volumes: r.parts, Networks: r.parts, Machine: r.parts, Attester: r.parts,
 	}
 	if change != nil {
 		change(&o)

@@ -86,6 +86,8 @@ var methods = map[string]method{
 	wherryv1connect.UpdateServiceListUpdatesProcedure:   {role: config.RoleReader},
 	wherryv1connect.UpdateServiceRollbackProcedure:      {role: config.RoleAdmin, changes: true},
 
+	wherryv1connect.AttestServiceAttestProcedure: {role: config.RoleReader}, // who watches machines needs to change nothing
+
 	wherryv1connect.MachineServiceGetVersionProcedure:  {role: anybody},
 	wherryv1connect.MachineServiceWhoAmIProcedure:      {role: config.RoleReader},
 	wherryv1connect.MachineServiceGetStatusProcedure:   {role: config.RoleReader},

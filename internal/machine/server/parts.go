@@ -87,6 +87,11 @@ type Networks interface {
 	PruneNetworks(ctx context.Context) (removed []string, err error)
 }
 
+// Attester is what the server asks of who proves what the machine booted.
+type Attester interface {
+	Attest(ctx context.Context, nonce []byte) (*wherryv1.Attestation, error)
+}
+
 // Machine is what the server asks of the machine as a whole.
 type Machine interface {
 	Status(ctx context.Context) (*wherryv1.GetStatusResponse, error)

@@ -70,7 +70,8 @@ type Options struct {
 	Volumes    Volumes
 	Networks   Networks
 	Machine    Machine
-	Updates    Updates // nil: its methods are answered as not implemented
+	Updates    Updates  // nil: its methods are answered as not implemented
+	Attester   Attester // the same
 }
 
 // Server answers API calls.
@@ -202,6 +203,12 @@ func (s *Server) handler() http.Handler {
 				return wherryv1connect.NewUpdateServiceHandler(wherryv1connect.UnimplementedUpdateServiceHandler{}, options...)
 			}
 			return wherryv1connect.NewUpdateServiceHandler(&updates{s.opts.Updates}, options...)
+		},
+		func() (string, http.Handler) {
+			if s.opts.Attester == nil {
+				return wherryv1connect.NewAttestServiceHandler(wherryv1connect.UnimplementedAttestServiceHandler{}, options...)
+			}
+			return wherryv1connect.NewAttestServiceHandler(&attester{s.opts.Attester}, options...)
 		},
 	} {
 		mux.Handle(h())

@@ -132,6 +132,13 @@ func (n *networks) PruneNetworks(ctx context.Context, _ *connect.Request[wherryv
 	return respond(&wherryv1.PruneNetworksResponse{Removed: removed}, err)
 }
 
+type attester struct{ Attester }
+
+func (a *attester) Attest(ctx context.Context, req *connect.Request[wherryv1.AttestRequest]) (*connect.Response[wherryv1.Attestation], error) {
+	res, err := a.Attester.Attest(ctx, req.Msg.Nonce)
+	return respond(res, err)
+}
+
 type machine struct {
 	Machine
 	version string

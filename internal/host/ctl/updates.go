@@ -102,7 +102,16 @@ func (c *CLI) ApplyUpdate(ctx context.Context, o UpdateOptions) error {
 	case p.phase != phaseRebooting:
 		return c.staged(ctx, api, p)
 	}
-	return c.rebooted(ctx, before, p.target, o.Wait, o.Timeout)
+	c.notef("machine %s is rebooting from %s into %s", c.machine.Name, before.Version, p.target)
+	r, now, err := c.outcome(ctx, before, o.Wait, o.Timeout)
+	switch {
+	case r == nil || err != nil:
+		return err
+	case r.State != stateCommitted:
+		return &ExitError{exitRolledBack, fmt.Errorf("%s did not work on machine %s, which runs %s: %s%s", p.target, c.machine.Name, now, orNone(r.Reason), failedChecks(r.Checks))}
+	}
+	c.notef("machine %s runs %s%s", c.machine.Name, now, downtime(r))
+	return nil
 }
 
 // staged tells what waits now.
@@ -185,36 +194,39 @@ func (c *CLI) Rollback(ctx context.Context, wait bool, timeout time.Duration) er
 	if err != nil {
 		return err
 	}
-	return c.rebooted(ctx, before, res.Version, wait, timeout)
+	c.notef("machine %s is rebooting from %s back into %s", c.machine.Name, before.Version, res.Version)
+	r, now, err := c.outcome(ctx, before, wait, timeout)
+	switch {
+	case r == nil || err != nil:
+		return err
+	case now != res.Version:
+		return &ExitError{exitRolledBack, fmt.Errorf("machine %s did not go back to %s and runs %s: %s", c.machine.Name, res.Version, now, orNone(r.Reason))}
+	}
+	c.notef("machine %s runs %s again", c.machine.Name, now)
+	return nil
 }
 
-// rebooted is for when the machine is about to reboot into target.
-func (c *CLI) rebooted(ctx context.Context, before *wherryv1.GetUpdateResponse, target string, wait bool, timeout time.Duration) error {
-	c.notef("machine %s is rebooting from %s into %s", c.machine.Name, before.Version, target)
+// outcome waits for a machine that reboots. It returns how the update ended and which version
+// runs then, and no record when nobody wants to wait.
+func (c *CLI) outcome(ctx context.Context, before *wherryv1.GetUpdateResponse, wait bool, timeout time.Duration) (*wherryv1.UpdateRecord, string, error) {
 	if !wait {
 		c.notef("how it ends is told by: wherry machine update status")
-		return nil
+		return nil, "", nil
 	}
-	r, err := c.awaitUpdate(ctx, before, timeout)
+	now, err := c.awaitUpdate(ctx, before, timeout)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	if c.JSON {
-		if err := c.printMessage(r); err != nil {
-			return err
-		}
+		err = c.printMessage(now.Last)
 	}
-	if r.State != stateCommitted {
-		return &ExitError{exitRolledBack, fmt.Errorf("%s did not work on machine %s, which runs %s: %s%s", r.To, c.machine.Name, r.From, orNone(r.Reason), failedChecks(r.Checks))}
-	}
-	c.notef("machine %s runs %s%s", c.machine.Name, r.To, downtime(r))
-	return nil
+	return now.Last, now.Version, err
 }
 
 const stateCommitted = "committed"
 
 // awaitUpdate asks, over connections of their own, until the machine has ended the update that it had not ended before.
-func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateResponse, timeout time.Duration) (*wherryv1.UpdateRecord, error) {
+func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateResponse, timeout time.Duration) (*wherryv1.GetUpdateResponse, error) {
 	user := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -235,7 +247,7 @@ func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateRespons
 			continue
 		}
 		if r := now.Last; r.GetEndedAt() != nil && !proto.Equal(r.StartedAt, endedBefore(before)) {
-			return r, nil
+			return now, nil
 		}
 		p.trial(now)
 	}

@@ -116,7 +116,7 @@ func states(end *wherryv1.UpdateRecord) []*wherryv1.GetUpdateResponse {
 	return []*wherryv1.GetUpdateResponse{
 		{Version: "12.0.0", Phase: "idle", Last: old},
 		{Version: "12.1.0", Phase: "trying", Target: "12.1.0", Last: old, Trial: &wherryv1.UpdateTrial{Checks: []*wherryv1.UpdateCheck{{Name: "network", State: "passed"}, {Name: "shop", State: "waiting"}}}},
-		{Version: end.To, Phase: "idle", Last: end},
+		{Version: map[bool]string{true: end.To, false: end.From}[end.State == "committed"], Phase: "idle", Last: end},
 	}
 }
 
@@ -227,12 +227,17 @@ func TestUpdateBundle(t *testing.T) {
 func TestRollback(t *testing.T) {
 	r := newRig(t)
 	r.toy.states = []*wherryv1.GetUpdateResponse{{Version: "12.1.0", Last: old},
-		{Version: "12.0.0", Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", State: "committed", StartedAt: at(0), EndedAt: at(1)}}}
+		{Version: "12.0.0", Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", State: "rolled-back", Reason: "by hand", StartedAt: at(0), EndedAt: at(1)}}}
 	if err := r.Rollback(t.Context(), true, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if _, said := r.took(); !strings.HasSuffix(said, "machine demo runs 12.0.0\n") {
+	if _, said := r.took(); !strings.HasSuffix(said, "machine demo runs 12.0.0 again\n") {
 		t.Errorf("said %s", said)
+	}
+	r.toy.states = []*wherryv1.GetUpdateResponse{{Version: "12.1.0", Last: old},
+		{Version: "12.1.0", Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", State: "failed", Reason: "the loader started this release each time", StartedAt: at(0), EndedAt: at(1)}}}
+	if err := r.Rollback(t.Context(), true, time.Minute); ExitCode(err) != 3 || err.Error() != "machine demo did not go back to 12.0.0 and runs 12.1.0: the loader started this release each time" {
+		t.Errorf("exit code %d, %v", ExitCode(err), err)
 	}
 	r.toy.err = errdefs.ErrFailedPrecondition.WithMessage("there is no other release")
 	if err := r.Rollback(t.Context(), true, time.Minute); ExitCode(err) != 1 || err.Error() != "there is no other release" {

@@ -72,7 +72,7 @@ func (x RestartPolicy_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Kind.Descriptor instead.
 func (RestartPolicy_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{25, 0}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type GetVersionRequest struct {
@@ -315,6 +315,7 @@ type GetStatusResponse struct {
 	Fingerprint      string                 `protobuf:"bytes,16,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // of the machine's key
 	Cpus             uint32                 `protobuf:"varint,17,opt,name=cpus,proto3" json:"cpus,omitempty"`
 	Load1            float64                `protobuf:"fixed64,18,opt,name=load1,proto3" json:"load1,omitempty"`
+	Boot             *Boot                  `protobuf:"bytes,19,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -475,6 +476,74 @@ func (x *GetStatusResponse) GetLoad1() float64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetBoot() *Boot {
+	if x != nil {
+		return x.Boot
+	}
+	return nil
+}
+
+// Boot is what the machine was started from, and what its firmware checked.
+type Boot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slot          *UpdateSlot            `protobuf:"bytes,1,opt,name=slot,proto3" json:"slot,omitempty"`               // the OS file that runs; missing: it was started in another way
+	Unsupported   string                 `protobuf:"bytes,2,opt,name=unsupported,proto3" json:"unsupported,omitempty"` // why this machine's OS file can't be replaced; empty: it can
+	Trust         *UpdateTrust           `protobuf:"bytes,3,opt,name=trust,proto3" json:"trust,omitempty"`             // missing: nothing was found out
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Boot) Reset() {
+	*x = Boot{}
+	mi := &file_wherry_v1_machine_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Boot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Boot) ProtoMessage() {}
+
+func (x *Boot) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_machine_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Boot.ProtoReflect.Descriptor instead.
+func (*Boot) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Boot) GetSlot() *UpdateSlot {
+	if x != nil {
+		return x.Slot
+	}
+	return nil
+}
+
+func (x *Boot) GetUnsupported() string {
+	if x != nil {
+		return x.Unsupported
+	}
+	return ""
+}
+
+func (x *Boot) GetTrust() *UpdateTrust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
 type Memory struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	TotalBytes     uint64                 `protobuf:"varint,1,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
@@ -485,7 +554,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[6]
+	mi := &file_wherry_v1_machine_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +566,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[6]
+	mi := &file_wherry_v1_machine_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +579,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{6}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Memory) GetTotalBytes() uint64 {
@@ -539,7 +608,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[7]
+	mi := &file_wherry_v1_machine_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +620,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[7]
+	mi := &file_wherry_v1_machine_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +633,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{7}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Disk) GetName() string {
@@ -609,7 +678,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[8]
+	mi := &file_wherry_v1_machine_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +690,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[8]
+	mi := &file_wherry_v1_machine_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +703,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{8}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Link) GetName() string {
@@ -692,7 +761,7 @@ type StateInfo struct {
 
 func (x *StateInfo) Reset() {
 	*x = StateInfo{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[9]
+	mi := &file_wherry_v1_machine_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +773,7 @@ func (x *StateInfo) String() string {
 func (*StateInfo) ProtoMessage() {}
 
 func (x *StateInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[9]
+	mi := &file_wherry_v1_machine_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +786,7 @@ func (x *StateInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateInfo.ProtoReflect.Descriptor instead.
 func (*StateInfo) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{9}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StateInfo) GetPersistent() bool {
@@ -766,7 +835,7 @@ type ContainerCounts struct {
 
 func (x *ContainerCounts) Reset() {
 	*x = ContainerCounts{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[10]
+	mi := &file_wherry_v1_machine_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +847,7 @@ func (x *ContainerCounts) String() string {
 func (*ContainerCounts) ProtoMessage() {}
 
 func (x *ContainerCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[10]
+	mi := &file_wherry_v1_machine_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +860,7 @@ func (x *ContainerCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerCounts.ProtoReflect.Descriptor instead.
 func (*ContainerCounts) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{10}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContainerCounts) GetRunning() uint32 {
@@ -828,7 +897,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[11]
+	mi := &file_wherry_v1_machine_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +909,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[11]
+	mi := &file_wherry_v1_machine_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +922,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{11}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Subsystem) GetName() string {
@@ -895,7 +964,7 @@ type StreamLogRequest struct {
 
 func (x *StreamLogRequest) Reset() {
 	*x = StreamLogRequest{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[12]
+	mi := &file_wherry_v1_machine_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +976,7 @@ func (x *StreamLogRequest) String() string {
 func (*StreamLogRequest) ProtoMessage() {}
 
 func (x *StreamLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[12]
+	mi := &file_wherry_v1_machine_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +989,7 @@ func (x *StreamLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamLogRequest.ProtoReflect.Descriptor instead.
 func (*StreamLogRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{12}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamLogRequest) GetFollow() bool {
@@ -954,7 +1023,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[13]
+	mi := &file_wherry_v1_machine_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1035,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[13]
+	mi := &file_wherry_v1_machine_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1048,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{13}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogLine) GetTime() *timestamppb.Timestamp {
@@ -1004,7 +1073,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[14]
+	mi := &file_wherry_v1_machine_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1085,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[14]
+	mi := &file_wherry_v1_machine_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1098,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{14}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{15}
 }
 
 type GetConfigResponse struct {
@@ -1042,7 +1111,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[15]
+	mi := &file_wherry_v1_machine_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1123,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[15]
+	mi := &file_wherry_v1_machine_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1136,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{15}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetConfigResponse) GetDocument() string {
@@ -1094,7 +1163,7 @@ type ApplyConfigRequest struct {
 
 func (x *ApplyConfigRequest) Reset() {
 	*x = ApplyConfigRequest{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[16]
+	mi := &file_wherry_v1_machine_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1175,7 @@ func (x *ApplyConfigRequest) String() string {
 func (*ApplyConfigRequest) ProtoMessage() {}
 
 func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[16]
+	mi := &file_wherry_v1_machine_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1188,7 @@ func (x *ApplyConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigRequest.ProtoReflect.Descriptor instead.
 func (*ApplyConfigRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{16}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApplyConfigRequest) GetDocument() string {
@@ -1146,7 +1215,7 @@ type ApplyConfigResponse struct {
 
 func (x *ApplyConfigResponse) Reset() {
 	*x = ApplyConfigResponse{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[17]
+	mi := &file_wherry_v1_machine_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1227,7 @@ func (x *ApplyConfigResponse) String() string {
 func (*ApplyConfigResponse) ProtoMessage() {}
 
 func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[17]
+	mi := &file_wherry_v1_machine_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1240,7 @@ func (x *ApplyConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyConfigResponse.ProtoReflect.Descriptor instead.
 func (*ApplyConfigResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{17}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ApplyConfigResponse) GetChanges() []*ConfigChange {
@@ -1199,7 +1268,7 @@ type ConfigChange struct {
 
 func (x *ConfigChange) Reset() {
 	*x = ConfigChange{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[18]
+	mi := &file_wherry_v1_machine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1280,7 @@ func (x *ConfigChange) String() string {
 func (*ConfigChange) ProtoMessage() {}
 
 func (x *ConfigChange) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[18]
+	mi := &file_wherry_v1_machine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1293,7 @@ func (x *ConfigChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigChange.ProtoReflect.Descriptor instead.
 func (*ConfigChange) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{18}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfigChange) GetPath() string {
@@ -1259,7 +1328,7 @@ type ConfigProblem struct {
 
 func (x *ConfigProblem) Reset() {
 	*x = ConfigProblem{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[19]
+	mi := &file_wherry_v1_machine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1340,7 @@ func (x *ConfigProblem) String() string {
 func (*ConfigProblem) ProtoMessage() {}
 
 func (x *ConfigProblem) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[19]
+	mi := &file_wherry_v1_machine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1353,7 @@ func (x *ConfigProblem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigProblem.ProtoReflect.Descriptor instead.
 func (*ConfigProblem) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{19}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConfigProblem) GetPath() string {
@@ -1316,7 +1385,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[20]
+	mi := &file_wherry_v1_machine_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1397,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[20]
+	mi := &file_wherry_v1_machine_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1410,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{20}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{21}
 }
 
 type RebootResponse struct {
@@ -1352,7 +1421,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[21]
+	mi := &file_wherry_v1_machine_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1433,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[21]
+	mi := &file_wherry_v1_machine_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1446,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{21}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{22}
 }
 
 type PowerOffRequest struct {
@@ -1388,7 +1457,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[22]
+	mi := &file_wherry_v1_machine_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1469,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[22]
+	mi := &file_wherry_v1_machine_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1482,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{22}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{23}
 }
 
 type PowerOffResponse struct {
@@ -1424,7 +1493,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[23]
+	mi := &file_wherry_v1_machine_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1505,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[23]
+	mi := &file_wherry_v1_machine_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1518,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{23}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{24}
 }
 
 // Resources limit what a container may use. Zero is no limit.
@@ -1467,7 +1536,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[24]
+	mi := &file_wherry_v1_machine_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1548,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[24]
+	mi := &file_wherry_v1_machine_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1561,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{24}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Resources) GetMemoryBytes() uint64 {
@@ -1547,7 +1616,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[25]
+	mi := &file_wherry_v1_machine_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1628,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[25]
+	mi := &file_wherry_v1_machine_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1641,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{25}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RestartPolicy) GetKind() RestartPolicy_Kind {
@@ -1602,7 +1671,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_wherry_v1_machine_proto_msgTypes[26]
+	mi := &file_wherry_v1_machine_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1683,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_machine_proto_msgTypes[26]
+	mi := &file_wherry_v1_machine_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1696,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{26}
+	return file_wherry_v1_machine_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HealthCheck) GetTest() []string {
@@ -1669,7 +1738,7 @@ var File_wherry_v1_machine_proto protoreflect.FileDescriptor
 
 const file_wherry_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x17wherry/v1/machine.proto\x12\twherry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n" +
+	"\x17wherry/v1/machine.proto\x12\twherry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16wherry/v1/update.proto\"\x13\n" +
 	"\x11GetVersionRequest\"@\n" +
 	"\x12GetVersionResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
@@ -1679,7 +1748,7 @@ const file_wherry_v1_machine_proto_rawDesc = "" +
 	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\x12\x18\n" +
 	"\acomment\x18\x02 \x01(\tR\acomment\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\"\x12\n" +
-	"\x10GetStatusRequest\"\xb7\x05\n" +
+	"\x10GetStatusRequest\"\xdc\x05\n" +
 	"\x11GetStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1704,7 +1773,12 @@ const file_wherry_v1_machine_proto_rawDesc = "" +
 	"timeSource\x12 \n" +
 	"\vfingerprint\x18\x10 \x01(\tR\vfingerprint\x12\x12\n" +
 	"\x04cpus\x18\x11 \x01(\rR\x04cpus\x12\x14\n" +
-	"\x05load1\x18\x12 \x01(\x01R\x05load1\"R\n" +
+	"\x05load1\x18\x12 \x01(\x01R\x05load1\x12#\n" +
+	"\x04boot\x18\x13 \x01(\v2\x0f.wherry.v1.BootR\x04boot\"\x81\x01\n" +
+	"\x04Boot\x12)\n" +
+	"\x04slot\x18\x01 \x01(\v2\x15.wherry.v1.UpdateSlotR\x04slot\x12 \n" +
+	"\vunsupported\x18\x02 \x01(\tR\vunsupported\x12,\n" +
+	"\x05trust\x18\x03 \x01(\v2\x16.wherry.v1.UpdateTrustR\x05trust\"R\n" +
 	"\x06Memory\x12\x1f\n" +
 	"\vtotal_bytes\x18\x01 \x01(\x04R\n" +
 	"totalBytes\x12'\n" +
@@ -1819,7 +1893,7 @@ func file_wherry_v1_machine_proto_rawDescGZIP() []byte {
 }
 
 var file_wherry_v1_machine_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wherry_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_wherry_v1_machine_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_wherry_v1_machine_proto_goTypes = []any{
 	(RestartPolicy_Kind)(0),       // 0: wherry.v1.RestartPolicy.Kind
 	(*GetVersionRequest)(nil),     // 1: wherry.v1.GetVersionRequest
@@ -1828,68 +1902,74 @@ var file_wherry_v1_machine_proto_goTypes = []any{
 	(*WhoAmIResponse)(nil),        // 4: wherry.v1.WhoAmIResponse
 	(*GetStatusRequest)(nil),      // 5: wherry.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 6: wherry.v1.GetStatusResponse
-	(*Memory)(nil),                // 7: wherry.v1.Memory
-	(*Disk)(nil),                  // 8: wherry.v1.Disk
-	(*Link)(nil),                  // 9: wherry.v1.Link
-	(*StateInfo)(nil),             // 10: wherry.v1.StateInfo
-	(*ContainerCounts)(nil),       // 11: wherry.v1.ContainerCounts
-	(*Subsystem)(nil),             // 12: wherry.v1.Subsystem
-	(*StreamLogRequest)(nil),      // 13: wherry.v1.StreamLogRequest
-	(*LogLine)(nil),               // 14: wherry.v1.LogLine
-	(*GetConfigRequest)(nil),      // 15: wherry.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),     // 16: wherry.v1.GetConfigResponse
-	(*ApplyConfigRequest)(nil),    // 17: wherry.v1.ApplyConfigRequest
-	(*ApplyConfigResponse)(nil),   // 18: wherry.v1.ApplyConfigResponse
-	(*ConfigChange)(nil),          // 19: wherry.v1.ConfigChange
-	(*ConfigProblem)(nil),         // 20: wherry.v1.ConfigProblem
-	(*RebootRequest)(nil),         // 21: wherry.v1.RebootRequest
-	(*RebootResponse)(nil),        // 22: wherry.v1.RebootResponse
-	(*PowerOffRequest)(nil),       // 23: wherry.v1.PowerOffRequest
-	(*PowerOffResponse)(nil),      // 24: wherry.v1.PowerOffResponse
-	(*Resources)(nil),             // 25: wherry.v1.Resources
-	(*RestartPolicy)(nil),         // 26: wherry.v1.RestartPolicy
-	(*HealthCheck)(nil),           // 27: wherry.v1.HealthCheck
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*Boot)(nil),                  // 7: wherry.v1.Boot
+	(*Memory)(nil),                // 8: wherry.v1.Memory
+	(*Disk)(nil),                  // 9: wherry.v1.Disk
+	(*Link)(nil),                  // 10: wherry.v1.Link
+	(*StateInfo)(nil),             // 11: wherry.v1.StateInfo
+	(*ContainerCounts)(nil),       // 12: wherry.v1.ContainerCounts
+	(*Subsystem)(nil),             // 13: wherry.v1.Subsystem
+	(*StreamLogRequest)(nil),      // 14: wherry.v1.StreamLogRequest
+	(*LogLine)(nil),               // 15: wherry.v1.LogLine
+	(*GetConfigRequest)(nil),      // 16: wherry.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),     // 17: wherry.v1.GetConfigResponse
+	(*ApplyConfigRequest)(nil),    // 18: wherry.v1.ApplyConfigRequest
+	(*ApplyConfigResponse)(nil),   // 19: wherry.v1.ApplyConfigResponse
+	(*ConfigChange)(nil),          // 20: wherry.v1.ConfigChange
+	(*ConfigProblem)(nil),         // 21: wherry.v1.ConfigProblem
+	(*RebootRequest)(nil),         // 22: wherry.v1.RebootRequest
+	(*RebootResponse)(nil),        // 23: wherry.v1.RebootResponse
+	(*PowerOffRequest)(nil),       // 24: wherry.v1.PowerOffRequest
+	(*PowerOffResponse)(nil),      // 25: wherry.v1.PowerOffResponse
+	(*Resources)(nil),             // 26: wherry.v1.Resources
+	(*RestartPolicy)(nil),         // 27: wherry.v1.RestartPolicy
+	(*HealthCheck)(nil),           // 28: wherry.v1.HealthCheck
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*UpdateSlot)(nil),            // 30: wherry.v1.UpdateSlot
+	(*UpdateTrust)(nil),           // 31: wherry.v1.UpdateTrust
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_wherry_v1_machine_proto_depIdxs = []int32{
-	28, // 0: wherry.v1.GetStatusResponse.booted_at:type_name -> google.protobuf.Timestamp
-	28, // 1: wherry.v1.GetStatusResponse.now:type_name -> google.protobuf.Timestamp
-	7,  // 2: wherry.v1.GetStatusResponse.memory:type_name -> wherry.v1.Memory
-	8,  // 3: wherry.v1.GetStatusResponse.disks:type_name -> wherry.v1.Disk
-	9,  // 4: wherry.v1.GetStatusResponse.links:type_name -> wherry.v1.Link
-	10, // 5: wherry.v1.GetStatusResponse.state:type_name -> wherry.v1.StateInfo
-	11, // 6: wherry.v1.GetStatusResponse.containers:type_name -> wherry.v1.ContainerCounts
-	12, // 7: wherry.v1.GetStatusResponse.subsystems:type_name -> wherry.v1.Subsystem
-	28, // 8: wherry.v1.Subsystem.since:type_name -> google.protobuf.Timestamp
-	28, // 9: wherry.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	19, // 10: wherry.v1.ApplyConfigResponse.changes:type_name -> wherry.v1.ConfigChange
-	20, // 11: wherry.v1.ApplyConfigResponse.problems:type_name -> wherry.v1.ConfigProblem
-	0,  // 12: wherry.v1.RestartPolicy.kind:type_name -> wherry.v1.RestartPolicy.Kind
-	29, // 13: wherry.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	29, // 14: wherry.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
-	29, // 15: wherry.v1.HealthCheck.start_period:type_name -> google.protobuf.Duration
-	1,  // 16: wherry.v1.MachineService.GetVersion:input_type -> wherry.v1.GetVersionRequest
-	3,  // 17: wherry.v1.MachineService.WhoAmI:input_type -> wherry.v1.WhoAmIRequest
-	5,  // 18: wherry.v1.MachineService.GetStatus:input_type -> wherry.v1.GetStatusRequest
-	13, // 19: wherry.v1.MachineService.StreamLog:input_type -> wherry.v1.StreamLogRequest
-	15, // 20: wherry.v1.MachineService.GetConfig:input_type -> wherry.v1.GetConfigRequest
-	17, // 21: wherry.v1.MachineService.ApplyConfig:input_type -> wherry.v1.ApplyConfigRequest
-	21, // 22: wherry.v1.MachineService.Reboot:input_type -> wherry.v1.RebootRequest
-	23, // 23: wherry.v1.MachineService.PowerOff:input_type -> wherry.v1.PowerOffRequest
-	2,  // 24: wherry.v1.MachineService.GetVersion:output_type -> wherry.v1.GetVersionResponse
-	4,  // 25: wherry.v1.MachineService.WhoAmI:output_type -> wherry.v1.WhoAmIResponse
-	6,  // 26: wherry.v1.MachineService.GetStatus:output_type -> wherry.v1.GetStatusResponse
-	14, // 27: wherry.v1.MachineService.StreamLog:output_type -> wherry.v1.LogLine
-	16, // 28: wherry.v1.MachineService.GetConfig:output_type -> wherry.v1.GetConfigResponse
-	18, // 29: wherry.v1.MachineService.ApplyConfig:output_type -> wherry.v1.ApplyConfigResponse
-	22, // 30: wherry.v1.MachineService.Reboot:output_type -> wherry.v1.RebootResponse
-	24, // 31: wherry.v1.MachineService.PowerOff:output_type -> wherry.v1.PowerOffResponse
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	29, // 0: wherry.v1.GetStatusResponse.booted_at:type_name -> google.protobuf.Timestamp
+	29, // 1: wherry.v1.GetStatusResponse.now:type_name -> google.protobuf.Timestamp
+	8,  // 2: wherry.v1.GetStatusResponse.memory:type_name -> wherry.v1.Memory
+	9,  // 3: wherry.v1.GetStatusResponse.disks:type_name -> wherry.v1.Disk
+	10, // 4: wherry.v1.GetStatusResponse.links:type_name -> wherry.v1.Link
+	11, // 5: wherry.v1.GetStatusResponse.state:type_name -> wherry.v1.StateInfo
+	12, // 6: wherry.v1.GetStatusResponse.containers:type_name -> wherry.v1.ContainerCounts
+	13, // 7: wherry.v1.GetStatusResponse.subsystems:type_name -> wherry.v1.Subsystem
+	7,  // 8: wherry.v1.GetStatusResponse.boot:type_name -> wherry.v1.Boot
+	30, // 9: wherry.v1.Boot.slot:type_name -> wherry.v1.UpdateSlot
+	31, // 10: wherry.v1.Boot.trust:type_name -> wherry.v1.UpdateTrust
+	29, // 11: wherry.v1.Subsystem.since:type_name -> google.protobuf.Timestamp
+	29, // 12: wherry.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	20, // 13: wherry.v1.ApplyConfigResponse.changes:type_name -> wherry.v1.ConfigChange
+	21, // 14: wherry.v1.ApplyConfigResponse.problems:type_name -> wherry.v1.ConfigProblem
+	0,  // 15: wherry.v1.RestartPolicy.kind:type_name -> wherry.v1.RestartPolicy.Kind
+	32, // 16: wherry.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	32, // 17: wherry.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	32, // 18: wherry.v1.HealthCheck.start_period:type_name -> google.protobuf.Duration
+	1,  // 19: wherry.v1.MachineService.GetVersion:input_type -> wherry.v1.GetVersionRequest
+	3,  // 20: wherry.v1.MachineService.WhoAmI:input_type -> wherry.v1.WhoAmIRequest
+	5,  // 21: wherry.v1.MachineService.GetStatus:input_type -> wherry.v1.GetStatusRequest
+	14, // 22: wherry.v1.MachineService.StreamLog:input_type -> wherry.v1.StreamLogRequest
+	16, // 23: wherry.v1.MachineService.GetConfig:input_type -> wherry.v1.GetConfigRequest
+	18, // 24: wherry.v1.MachineService.ApplyConfig:input_type -> wherry.v1.ApplyConfigRequest
+	22, // 25: wherry.v1.MachineService.Reboot:input_type -> wherry.v1.RebootRequest
+	24, // 26: wherry.v1.MachineService.PowerOff:input_type -> wherry.v1.PowerOffRequest
+	2,  // 27: wherry.v1.MachineService.GetVersion:output_type -> wherry.v1.GetVersionResponse
+	4,  // 28: wherry.v1.MachineService.WhoAmI:output_type -> wherry.v1.WhoAmIResponse
+	6,  // 29: wherry.v1.MachineService.GetStatus:output_type -> wherry.v1.GetStatusResponse
+	15, // 30: wherry.v1.MachineService.StreamLog:output_type -> wherry.v1.LogLine
+	17, // 31: wherry.v1.MachineService.GetConfig:output_type -> wherry.v1.GetConfigResponse
+	19, // 32: wherry.v1.MachineService.ApplyConfig:output_type -> wherry.v1.ApplyConfigResponse
+	23, // 33: wherry.v1.MachineService.Reboot:output_type -> wherry.v1.RebootResponse
+	25, // 34: wherry.v1.MachineService.PowerOff:output_type -> wherry.v1.PowerOffResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_wherry_v1_machine_proto_init() }
@@ -1897,13 +1977,14 @@ func file_wherry_v1_machine_proto_init() {
 	if File_wherry_v1_machine_proto != nil {
 		return
 	}
+	file_wherry_v1_update_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wherry_v1_machine_proto_rawDesc), len(file_wherry_v1_machine_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

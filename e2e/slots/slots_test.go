@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"wherry.example/wherry/internal/format/cpio"
 	"wherry.example/wherry/internal/host/bootimage"
@@ -26,34 +27,34 @@ func TestSlots(t *testing.T) {
 	first, other := guestFiles(t)
 	m := vmtest.New(t, vmtest.Options{DiskImage: first, DiskBytes: disk.Bytes, ExtraDisks: []string{other}})
 
-	// A new file is tried three times, whatever was chosen by hand before; nobody
-	// keeps it, and the old one runs again.
-	boot(t, m, "2.0.0+0-3,1.0.0*",
+	// A new file is tried, whatever was chosen by hand before. While it is, the
+	// old one stays; given up, it never runs again.
+	boot(t, m, "2.0.0+0-1,1.0.0*",
 		"1.0.0* choose wherry_1.0.0.efi",
 		"1.0.0* stage 2.0.0",
 		"1.0.0* stage 2.0.0",
 		"1.0.0* reboot",
 		"2.0.0+2-1*,1.0.0 remove 1.0.0 = it is what the machine goes back to",
+		"2.0.0+2-1*,1.0.0 retire 2.0.0",
+		"2.0.0+2-1*,1.0.0 bless = it was retired",
 		"2.0.0+2-1*,1.0.0 reboot",
-		"2.0.0+1-2*,1.0.0 reboot",
-		"2.0.0+0-3*,1.0.0 reboot",
-		"2.0.0+0-3,1.0.0* bless", // nothing is on trial: nothing to do
+		"2.0.0+0-1,1.0.0* bless", // nothing is on trial: nothing to do
+		"2.0.0+0-1,1.0.0* retire 1.0.0 = there is no other that could be started",
+		"2.0.0+0-1,1.0.0* stage 3.0.0",
 	)
-	cut(t, m)
 
 	// What was acknowledged is there after a power cut.
-	boot(t, m, "2.0.0+0-3,1.0.0*", "2.0.0+0-3,1.0.0* stage 3.0.0")
 	cut(t, m)
-	boot(t, m, "3.0.0+2-1*,2.0.0+0-3,1.0.0", "3.0.0+2-1*,2.0.0+0-3,1.0.0 bless")
+	boot(t, m, "3.0.0+2-1*,2.0.0+0-1,1.0.0", "3.0.0+2-1*,2.0.0+0-1,1.0.0 bless")
 	cut(t, m)
 
 	// Going back by hand.
 	boot(t, m, "3.0.0+0,1.0.0*",
-		"3.0.0*,2.0.0+0-3,1.0.0 remove 3.0.0 = it is the one that runs",
-		"3.0.0*,2.0.0+0-3,1.0.0 remove 2.0.0",
-		"3.0.0*,2.0.0+0-3,1.0.0 retire 3.0.0",
-		"3.0.0*,2.0.0+0-3,1.0.0 reboot",
-		"3.0.0+0,1.0.0* retire 1.0.0 = there is no other that could be started",
+		"3.0.0+0,1.0.0* remove 3.0.0",
+		"3.0.0*,2.0.0+0-1,1.0.0 remove 3.0.0 = it is the one that runs",
+		"3.0.0*,2.0.0+0-1,1.0.0 remove 2.0.0",
+		"3.0.0*,2.0.0+0-1,1.0.0 retire 3.0.0",
+		"3.0.0*,2.0.0+0-1,1.0.0 reboot",
 	)
 	cut(t, m)
 
@@ -62,11 +63,10 @@ func TestSlots(t *testing.T) {
 	broken := bytes.ReplaceAll(read(t, other), []byte("0.0.7777"), []byte("4.0.0   "))
 	plant(t, m, "wherry_4.0.0+3.efi", broken[:10<<20])
 	plant(t, m, "wherry_9.0.0.tmp", make([]byte, 1<<20))
-	plant(t, m, "filler", make([]byte, 440<<20))
-	boot(t, m, "4.0.0+0-3,3.0.0+0,1.0.0*",
-		"4.0.0+0-3,3.0.0+0,1.0.0* bless",
-		"4.0.0+0-3,3.0.0+0,1.0.0* remove 3.0.0",
-		"4.0.0+0-3,3.0.0+0,1.0.0* stage 5.0.0 = the boot partition has no room: the OS file has",
+	plant(t, m, "filler", make([]byte, 470<<20))
+	boot(t, m, "4.0.0+0-3,1.0.0*",
+		"4.0.0+0-3,1.0.0* bless",
+		"4.0.0+0-3,1.0.0* stage 5.0.0 = the boot partition has no room: the OS file has",
 	)
 	if n := strings.Count(m.Console(), "failed to start Boot"); n != 3 {
 		t.Errorf("the firmware tried a file that does not load %d times", n)
@@ -74,6 +74,41 @@ func TestSlots(t *testing.T) {
 	cut(t, m)
 	if files := run(t, "mdir", "-b", "-i", esp(m), "::/EFI/Linux"); strings.Contains(files, ".tmp") || strings.Contains(files, "5.0.0") {
 		t.Errorf("something was left over:\n%s", files)
+	}
+}
+
+// A release that hangs before anything answers is reset by the watchdog; one
+// that nobody keeps is given up by PID 1. Each start was counted, and in the end
+// the release before them runs.
+func TestNobodyKeeps(t *testing.T) {
+	u := vmtest.NewUser(t)
+	dir := t.TempDir()
+	stub, loader := bootFiles(t)
+	uki := func(version, flags string) []byte {
+		return osFile(t, stub, read(t, filepath.Join(vmtest.Image(t), "initramfs")), version, flags)
+	}
+	raw := filepath.Join(dir, "disk")
+	if err := disk.WriteRaw(raw, disk.Contents{Version: "1.0.0", OS: uki("1.0.0", ""), Loader: loader}); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{
+		"wherry_2.0.0+1.efi": uki("2.0.0", "wherry.trial=1"), "wherry_3.0.0+1.efi": uki("3.0.0", "wherry.chaos=hang"),
+	} {
+		mcopy(t, raw+"@@1M", name, data)
+	}
+	m := vmtest.Start(t, vmtest.Options{DiskImage: raw, Config: u.Config(), Timeout: 9 * time.Minute})
+	for _, want := range []string{"wherry: chaos hangs wherry-init", "nobody kept this release within 1s"} {
+		if !strings.Contains(m.Console(), want) {
+			t.Errorf("the console does not show %q", want)
+		}
+	}
+	u.Knows(m)
+	if out := u.Run("status"); !regexp.MustCompile(`Boot +wherry_1\.0\.0\.efi\n +not verified: Secure Boot is off`).MatchString(out) {
+		t.Errorf("status does not show what was started:\n%s", out)
+	}
+	m.Stop()
+	if files := run(t, "mdir", "-b", "-i", esp(m), "::/EFI/Linux"); !strings.Contains(files, "wherry_2.0.0+0-1.efi") || !strings.Contains(files, "wherry_3.0.0+0-1.efi") {
+		t.Errorf("not all starts were counted:\n%s", files)
 	}
 }
 
@@ -88,14 +123,19 @@ func cut(t *testing.T, m *vmtest.Machine) {
 	run(t, "fsck.fat", "-n", part)
 }
 
-// plant writes a file beside the OS files.
+// plant writes a file beside the machine's OS files.
 func plant(t *testing.T, m *vmtest.Machine, name string, data []byte) {
+	t.Helper()
+	mcopy(t, esp(m), name, data)
+}
+
+func mcopy(t *testing.T, to, name string, data []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mcopy", "-i", esp(m), path, "::/EFI/Linux/"+name)
+	run(t, "mcopy", "-i", to, path, "::/EFI/Linux/"+name)
 }
 
 func read(t *testing.T, path string) []byte {
@@ -139,16 +179,8 @@ func boot(t *testing.T, m *vmtest.Machine, end string, script ...string) {
 // file of another version, to be filled in.
 func guestFiles(t *testing.T) (first, other string) {
 	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stub, loader, err := image.BootFiles(t.Context(), filepath.Join(cache, "wherry"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	real, dir := vmtest.Image(t), t.TempDir()
-	kernel := read(t, filepath.Join(real, "kernel"))
+	dir := t.TempDir()
+	stub, loader := bootFiles(t)
 	init := filepath.Join(dir, "init")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", init, "./guest")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
@@ -156,27 +188,44 @@ func guestFiles(t *testing.T) (first, other string) {
 		t.Fatalf("build the guest: %v\n%s", err, out)
 	}
 	tree := filepath.Join(dir, "root")
-	run(t, "unsquashfs", "-q", "-n", "-d", tree, filepath.Join(real, "root.squashfs"), "lib/modules")
-	uki := func(version string) []byte {
-		out, err := bootimage.UKI{
-			Stub: stub, Kernel: kernel, Cmdline: bootimage.Cmdline,
-			Initramfs: initramfs(t, init, filepath.Join(tree, "lib", "modules")),
-			OSRelease: "ID=wherry\nPRETTY_NAME=\"Guest\"\nIMAGE_ID=wherry-core\nIMAGE_VERSION=" + version + "\n",
-		}.Build()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
-	}
+	run(t, "unsquashfs", "-q", "-n", "-d", tree, filepath.Join(vmtest.Image(t), "root.squashfs"), "lib/modules")
+	cpio := initramfs(t, init, filepath.Join(tree, "lib", "modules"))
 	first, other = filepath.Join(dir, "first"), filepath.Join(dir, "other")
-	if err := disk.WriteRaw(first, disk.Contents{Version: "1.0.0", OS: uki("1.0.0"), Loader: loader}); err != nil {
+	if err := disk.WriteRaw(first, disk.Contents{Version: "1.0.0", OS: osFile(t, stub, cpio, "1.0.0", ""), Loader: loader}); err != nil {
 		t.Fatal(err)
 	}
 	// The guest puts the version in.
-	if err := os.WriteFile(other, uki("0.0.7777"), 0o600); err != nil {
+	if err := os.WriteFile(other, osFile(t, stub, cpio, "0.0.7777", ""), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return first, other
+}
+
+func bootFiles(t *testing.T) (stub, loader []byte) {
+	t.Helper()
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stub, loader, err = image.BootFiles(t.Context(), filepath.Join(cache, "wherry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stub, loader
+}
+
+// osFile is the image's kernel with an initramfs, and flags on its command line.
+func osFile(t *testing.T, stub, initramfs []byte, version, flags string) []byte {
+	t.Helper()
+	out, err := bootimage.UKI{
+		Stub: stub, Kernel: read(t, filepath.Join(vmtest.Image(t), "kernel")), Initramfs: initramfs,
+		Cmdline:   strings.TrimSpace(bootimage.Cmdline + " " + flags),
+		OSRelease: "ID=wherry\nPRETTY_NAME=\"Wherry\"\nIMAGE_ID=wherry-core\nIMAGE_VERSION=" + version + "\n",
+	}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // needed are the modules that the guest loads, with what they need.

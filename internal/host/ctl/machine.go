@@ -222,6 +222,10 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 	up := s.Now.AsTime().Sub(s.BootedAt.AsTime())
 	row("Machine", "%s  %s", s.Name, s.Fingerprint)
 	row("Release", "wherry %s, Linux %s, %s", s.Version, s.Kernel, s.Architecture)
+	if s.Boot != nil {
+		row("Boot", "%s", bootLine(s.Boot))
+		row("", "%s", verifiedLine(s.Boot.Trust))
+	}
 	if update != nil {
 		row("Update", "%s", c.updateLine(update))
 	}
@@ -257,6 +261,43 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 	var b strings.Builder
 	_ = table(&b, "", rows) // a strings.Builder takes everything
 	return strings.TrimLeft(b.String(), "\n")
+}
+
+// bootLine says which OS file runs, and whether it is there to stay.
+func bootLine(b *wherryv1.Boot) string {
+	slot := b.Slot
+	switch {
+	case slot == nil && b.Unsupported == "":
+		return "the OS file that runs was not found"
+	case slot == nil:
+		return b.Unsupported
+	case slot.Trial && slot.TriesLeft == 0:
+		return slot.File + ", on trial, its last try"
+	case slot.Trial:
+		return fmt.Sprintf("%s, on trial, %d more tries", slot.File, slot.TriesLeft)
+	}
+	return slot.File
+}
+
+// verifiedLine says what the firmware checked, and with whose key.
+func verifiedLine(t *wherryv1.UpdateTrust) string {
+	signer := ""
+	if t.GetSignedBy() != "" {
+		signer = fmt.Sprintf("signed by %s (SHA-256 %s)", t.SignedBy, t.Fingerprint)
+	}
+	switch {
+	case t == nil:
+		return "not verified: nothing checks what starts it"
+	case t.SecureBoot && signer == "":
+		return "verified by Secure Boot"
+	case t.SecureBoot:
+		return "verified by Secure Boot, " + signer
+	case signer == "" && t.SetupMode:
+		return "not verified: the firmware has no owner's keys yet"
+	case signer == "":
+		return "not verified: Secure Boot is off"
+	}
+	return "not verified: Secure Boot is off; " + signer
 }
 
 func timeSource(s *wherryv1.GetStatusResponse) string {

@@ -48,6 +48,11 @@ func arguments(name string, s Settings, accelerator string, config bool) []strin
 	for i, path := range s.ExtraDisks {
 		args = append(args, s.disk(i+1, "extra"+strconv.Itoa(i), path)...)
 	}
+	if s.DiskImage != "" {
+		// What the kernel's own watchdog can't see, a kernel that hangs, is reset
+		// by this one, where the image has its driver.
+		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
+	}
 	if config {
 		args = append(args, "-fw_cfg", "name=opt/wherry/config,file=config.yaml")
 	}

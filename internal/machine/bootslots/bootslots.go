@@ -33,7 +33,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"wherry.example/wherry/internal/linux/efivar"
 )
@@ -88,7 +90,11 @@ type Slots struct {
 
 	mu     sync.Mutex // held while the boot partition is mounted
 	booted *booted    // what the loader said at boot; nil: not read yet
-	signed *Verified  // nil: not found out yet
+
+	// What was found out stays true until this process changes it: nobody else
+	// writes there while the machine is up. Who asks does not wait for a writer.
+	known  atomic.Pointer[[]Slot]
+	signed atomic.Pointer[Verified]
 }
 
 // Open prepares the slots. It touches neither firmware nor disk: a disk may
@@ -142,11 +148,18 @@ func (s *Slots) with(write bool, f func(volume) error) error {
 	if err == nil {
 		err = f(v)
 	}
+	s.known.Store(nil)
+	if all, dirty, errScan := s.scan(v); errScan == nil && !dirty {
+		s.known.Store(&all)
+	}
 	return errors.Join(err, v.close())
 }
 
 // List returns the OS files, the newest first.
 func (s *Slots) List() ([]Slot, error) {
+	if all := s.known.Load(); all != nil {
+		return slices.Clone(*all), nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Slot
@@ -186,7 +199,7 @@ func (s *Slots) Running() (Slot, error) {
 			return slot, nil
 		}
 	}
-	return Slot{}, fmt.Errorf("%w: %s, which runs, is gone", ErrNotFound, s.booted.stem)
+	return Slot{}, fmt.Errorf("%w: the one that runs is gone", ErrNotFound)
 }
 
 // Check compares an OS file with what it should be, reading it from the disk.

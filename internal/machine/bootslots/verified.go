@@ -30,11 +30,11 @@ var (
 // signature the running OS file has. Without Secure Boot a signature is named
 // too, but nobody checked it.
 func (s *Slots) VerifiedBoot() (Verified, error) {
+	if v := s.signed.Load(); v != nil {
+		return *v, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.signed != nil {
-		return *s.signed, nil
-	}
 	if err := s.variables.Open(); err != nil {
 		return Verified{}, nil // no UEFI firmware: nothing was checked
 	}
@@ -60,7 +60,7 @@ func (s *Slots) VerifiedBoot() (Verified, error) {
 	case err != nil:
 		return out, fmt.Errorf("look at the running OS file: %w", err)
 	}
-	s.signed = &out
+	s.signed.Store(&out)
 	return out, nil
 }
 

@@ -20,14 +20,12 @@ import (
 const (
 	killDaemon  = "kill wherryd"
 	killShim    = "kill wherry-shim"
-	hangInit    = "hang wherry-init"
 	shimCommand = "/bin/wherry-shim serve "
 )
 
 // chaos is how tests kill wherryd and the shim at moments of their choice: with
 // wherry.chaos=console on the kernel's command line, the lines "kill wherryd" and
-// "kill wherry-shim" on the console's input do it, by SIGKILL; "hang wherry-init"
-// has this program get stuck. Who can set a machine's command
+// "kill wherry-shim" on the console's input do it, by SIGKILL. Who can set a machine's command
 // line and type on its console owns the machine anyway; without the flag
 // nothing reads the console.
 func (m *machine) chaos() error {
@@ -36,7 +34,7 @@ func (m *machine) chaos() error {
 		return err
 	}
 	defer console.Close()
-	return eachKill(console, map[string]func(){killDaemon: m.killDaemon, killShim: m.killShim, hangInit: m.hang})
+	return eachKill(console, map[string]func(){killDaemon: m.killDaemon, killShim: m.killShim})
 }
 
 func (m *machine) killDaemon() {
@@ -57,12 +55,6 @@ func (m *machine) killShim() {
 		}
 	}
 	m.notice("chaos found no wherry-shim to kill")
-}
-
-// hang takes a lock for ever, as a bug would.
-func (m *machine) hang() {
-	m.notice("chaos hangs wherry-init")
-	m.reaper.mu.Lock()
 }
 
 // eachKill calls what each line asks for, until the input ends.

@@ -42,12 +42,14 @@ func (o onFail) end() power.End {
 //	wherry.onfail=WHAT       restart (default), poweroff or halt when the boot fails
 //	wherry.nocoldplug        load no modules for the hardware that is there
 //	wherry.chaos=console     for tests: the console can kill wherryd (chaos.go)
+//	wherry.chaos=hang        for tests: this program gets stuck before it starts wherryd
 //	wherry.trial=SECONDS     how long a release on trial may take to be kept (trial.go)
 type flags struct {
 	debug      bool
 	onFail     onFail
 	noColdplug bool
 	chaos      bool
+	hang       bool
 	trial      time.Duration // zero: trialLimit
 }
 
@@ -66,7 +68,7 @@ func parseFlags(cmdline string) flags {
 		case "wherry.nocoldplug":
 			f.noColdplug = value == "" || value == "1"
 		case "wherry.chaos":
-			f.chaos = value == "console"
+			f.chaos, f.hang = value == "console", value == "hang"
 		case "wherry.trial":
 			if d, ok := trialFlag(value); ok {
 				f.trial = d

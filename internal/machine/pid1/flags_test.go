@@ -25,6 +25,7 @@ func TestParseFlags(t *testing.T) {
 		`x="wherry.debug wherry.onfail=halt"`:  {},
 		"-- wherry.nocoldplug":                 {noColdplug: true},
 		"wherry.chaos=console":                 {chaos: true},
+		"wherry.chaos=hang":                    {hang: true},
 		"wherry.chaos wherry.chaos=1":          {},
 		"wherry.trial=90":                      {trial: 90 * time.Second},
 		"wherry.trial=0 wherry.trial=1000000":  {},

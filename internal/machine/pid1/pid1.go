@@ -132,6 +132,10 @@ func (m *machine) catch() <-chan os.Signal {
 
 // run starts what runs beside wherryd, and keeps wherryd until the run ends.
 func (m *machine) run(signals <-chan os.Signal) {
+	if m.flags.hang {
+		m.notice("chaos hangs wherry-init")
+		m.forever()
+	}
 	m.keep("reap", m.reaper.run)
 	m.keep("signals", func() error { return m.listen(signals) })
 	m.keep("devices", m.hotplug)

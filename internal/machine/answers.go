@@ -56,7 +56,7 @@ func (p answers) Status(context.Context) (*wherryv1.GetStatusResponse, error) {
 		Memory: memory, Disks: disks, State: p.storage.State(), Links: net.Links,
 		Containers: p.engine.Counts(), Fingerprint: p.server.Fingerprint(),
 		Cpus: uint32(runtime.NumCPU()), Load1: float64(info.Loads[0]) / (1 << unix.SI_LOAD_SHIFT),
-		TimeSynchronised: synchronised, TimeSource: source,
+		TimeSynchronised: synchronised, TimeSource: source, Boot: p.boot(),
 	}
 	for _, n := range net.Nameservers {
 		r.Nameservers = append(r.Nameservers, n.Addr().String())

@@ -25,7 +25,6 @@ func TestBootLine(t *testing.T) {
 		}
 	}
 	for want, trust := range map[string]*wherryv1.UpdateTrust{
-		"not verified: nothing checks what starts it":                         nil,
 		"not verified: Secure Boot is off":                                    {},
 		"not verified: the firmware has no owner's keys yet":                  {SetupMode: true},
 		"not verified: Secure Boot is off; signed by CN=Owner (SHA-256 ab12)": {SignedBy: "CN=Owner", Fingerprint: "ab12"},

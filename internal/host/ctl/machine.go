@@ -224,7 +224,9 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 	row("Release", "wherry %s, Linux %s, %s", s.Version, s.Kernel, s.Architecture)
 	if s.Boot != nil {
 		row("Boot", "%s", bootLine(s.Boot))
-		row("", "%s", verifiedLine(s.Boot.Trust))
+		if s.Boot.Trust != nil {
+			row("", "%s", verifiedLine(s.Boot.Trust))
+		}
 	}
 	if update != nil {
 		row("Update", "%s", c.updateLine(update))
@@ -286,8 +288,6 @@ func verifiedLine(t *wherryv1.UpdateTrust) string {
 		signer = fmt.Sprintf("signed by %s (SHA-256 %s)", t.SignedBy, t.Fingerprint)
 	}
 	switch {
-	case t == nil:
-		return "not verified: nothing checks what starts it"
 	case t.SecureBoot && signer == "":
 		return "verified by Secure Boot"
 	case t.SecureBoot:

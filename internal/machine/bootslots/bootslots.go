@@ -54,6 +54,7 @@ type Slot struct {
 
 // Verified is what the firmware checked when it started the machine.
 type Verified struct {
+	Firmware   bool // it was UEFI firmware at all
 	SecureBoot bool
 	SetupMode  bool   // the firmware has no owner yet: whoever comes first sets the keys
 	SignedBy   string // subject of the certificate that signed the OS file; empty: it is not signed
@@ -171,6 +172,9 @@ func (s *Slots) List() ([]Slot, error) {
 	if err == nil && dirty {
 		s.log.Info("removing what an interrupted update left on the boot partition")
 		err = s.with(true, func(volume) error { return nil })
+	}
+	if errors.Is(err, ErrUnsupported) {
+		return nil, err // it says all there is to say
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list the OS files: %w", err)

@@ -313,7 +313,7 @@ func TestSecureBoot(t *testing.T) {
 	set(t, s, secureBoot, []byte{1})
 	s.signed.Store(nil)
 	sum := sha256.Sum256(owner.Certificate.Raw)
-	want := Verified{SecureBoot: true, SignedBy: "CN=Owner", Fingerprint: hex.EncodeToString(sum[:])}
+	want := Verified{Firmware: true, SecureBoot: true, SignedBy: "CN=Owner", Fingerprint: hex.EncodeToString(sum[:])}
 	if v, err := s.VerifiedBoot(); err != nil || v != want {
 		t.Errorf("%+v, %v", v, err)
 	}

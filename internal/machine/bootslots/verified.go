@@ -66,6 +66,7 @@ func (s *Slots) VerifiedBoot() (Verified, error) {
 
 func (s *Slots) modes() (out Verified, err error) {
 	var errSetup error
+	out.Firmware = true
 	out.SecureBoot, err = s.variables.Flag(secureBoot)
 	out.SetupMode, errSetup = s.variables.Flag(setupMode)
 	return out, errors.Join(err, errSetup)

@@ -10,10 +10,12 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"os/exec"
@@ -196,6 +198,12 @@ func TestSecureBoot(t *testing.T) {
 	}
 	if m.Ready().State != "persistent" {
 		t.Error("XFS was not loaded")
+	}
+	sum := sha256.Sum256(b.owner.signer.Certificate.Raw)
+	for _, want := range []string{"Boot ", "wherry_" + m.Ready().Version + ".efi\n", fmt.Sprintf("verified by Secure Boot, signed by CN=Owner (SHA-256 %x)\n", sum)} {
+		if out := u.Run("status"); !strings.Contains(out, want) {
+			t.Errorf("status does not say %q:\n%s", want, out)
+		}
 	}
 	m.Stop()
 

@@ -103,7 +103,7 @@ func TestNobodyKeeps(t *testing.T) {
 		}
 	}
 	u.Knows(m)
-	if out := u.Run("status"); !regexp.MustCompile(`Boot +wherry_1\.0\.0\.efi\n +not verified: Secure Boot is off`).MatchString(out) {
+	if out := u.Run("status"); !regexp.MustCompile(`Boot +wherry_1\.0\.0\.efi\n +not verified: the firmware has no owner's keys yet`).MatchString(out) {
 		t.Errorf("status does not show what was started:\n%s", out)
 	}
 	m.Stop()

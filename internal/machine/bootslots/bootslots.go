@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -223,6 +224,29 @@ func (s *Slots) Check(ctx context.Context, version string, sha256 [32]byte) erro
 	})
 	if err != nil {
 		return fmt.Errorf("check OS file %s: %w", version, err)
+	}
+	return nil
+}
+
+// Read calls use with an OS file, opened for reading. The boot partition is
+// mounted only until use returns.
+func (s *Slots) Read(version string, use func(*os.File) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.with(false, func(v volume) error {
+		slot, err := s.slot(v, version)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(v.path(slot.File))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return use(f)
+	})
+	if err != nil {
+		return fmt.Errorf("read OS file %s: %w", version, err)
 	}
 	return nil
 }

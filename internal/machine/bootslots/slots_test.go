@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log/slog"
 	"math/big"
 	"os"
@@ -146,6 +147,15 @@ func TestStage(t *testing.T) {
 	}
 	if err := s.Check(t.Context(), "2.0.0", sha256.Sum256(data)); err != nil {
 		t.Error(err)
+	}
+	err = s.Read("2.0.0", func(f *os.File) error {
+		if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("it reads as %d bytes, %v", len(got), err)
+		}
+		return os.ErrClosed
+	})
+	if !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the reader's error became %v", err)
 	}
 	put(t, esp, "wherry_2.0.0+3.efi", data[:1000])
 	if err := s.Check(t.Context(), "2.0.0", sha256.Sum256(data)); err == nil || !strings.Contains(err.Error(), "damaged") {

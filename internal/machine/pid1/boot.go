@@ -45,6 +45,7 @@ func (m *machine) boot() error {
 	} else {
 		m.coldplug()
 	}
+	m.startDogs() // drivers take their time on a busy computer
 	return nil
 }
 

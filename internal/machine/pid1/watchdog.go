@@ -74,8 +74,8 @@ func (m *machine) startDogs() {
 	}
 }
 
-// alive is called by the loop that hears requests, and from nowhere else once
-// the boot is done: a machine that nobody can end or restart is reset. The
+// alive is called by the loop that hears requests; once the boot is done, nothing
+// else resets the timers: a machine that nobody can end or restart is reset. The
 // reaper must answer too; without it nothing that ends is noticed.
 func (m *machine) alive() {
 	m.reaper.answer()

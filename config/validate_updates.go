@@ -119,7 +119,7 @@ func validateWindow(c check, w Window) {
 	}
 	seen := map[time.Weekday]bool{}
 	for i, d := range w.Days {
-		day, ok := ParseDay(d)
+		day, ok := parseDay(d)
 		switch {
 		case !ok:
 			c.at("days").index(i).errorf("%s is not a day: mon, tue, wed, thu, fri, sat or sun", shorten(d))
@@ -128,7 +128,7 @@ func validateWindow(c check, w Window) {
 		}
 		seen[day] = ok
 	}
-	if _, ok := ParseTimeOfDay(w.Start); !ok {
+	if _, ok := parseTimeOfDay(w.Start); !ok {
 		c.at("start").errorf("%s is not a time of day: write it like 02:00", shorten(w.Start))
 	}
 	validateSpan(c.at("length"), w.Length, minWindow, maxWindow)
@@ -139,14 +139,14 @@ func validateWindow(c check, w Window) {
 
 var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
-// ParseDay reads a day of Window.Days.
-func ParseDay(s string) (time.Weekday, bool) {
+// parseDay reads a day of Window.Days.
+func parseDay(s string) (time.Weekday, bool) {
 	i := slices.Index(weekdays, s)
 	return time.Weekday(max(i, 0)), i >= 0
 }
 
-// ParseTimeOfDay reads Window.Start as the time since midnight.
-func ParseTimeOfDay(s string) (time.Duration, bool) {
+// parseTimeOfDay reads Window.Start as the time since midnight.
+func parseTimeOfDay(s string) (time.Duration, bool) {
 	t, err := time.Parse("15:04", s)
 	if err != nil || t.Format("15:04") != s {
 		return 0, false

@@ -33,6 +33,7 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/linux/module"
+	"wherry.example/wherry/internal/linux/pstore"
 	"wherry.example/wherry/internal/machine/attest"
 	"wherry.example/wherry/internal/machine/bootslots"
 	"wherry.example/wherry/internal/machine/console"
@@ -82,6 +83,7 @@ type parts struct {
 	slots    *bootslots.Slots
 	updates  *update.Updater
 	trial    *trial.Trial
+	deaths   []pstore.Report // of kernels before this one
 	server   *server.Server
 	events   atomic.Pointer[engine.Engine] // engine, for those who may be asked before it is there
 
@@ -129,6 +131,7 @@ func (p *parts) prepare(ctx context.Context) error {
 		return err
 	}
 	p.note("kernel settings", hardening.Apply(p.Log, nil))
+	p.readDeaths()
 	if p.storage, err = storage.Open(ctx, storage.Options{Dir: stateDir, Settled: settled(ctx), Load: p.modules.Load, Board: p.board, Log: p.Log}); err != nil {
 		return fmt.Errorf("state: %w", err)
 	}

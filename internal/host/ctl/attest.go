@@ -69,7 +69,11 @@ func ReadAttestation(path string) (*wherryv1.Attestation, error) {
 		return nil, fmt.Errorf("read the attestation: %s is longer than %d bytes", path, attestation.MaxFileBytes)
 	}
 	a := &wherryv1.Attestation{}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, a); err != nil {
+	err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, a)
+	if err == nil && a.Format == 0 {
+		err = errors.New("it does not say of which form it is")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("read the attestation: %s is none: %w", path, err)
 	}
 	return a, nil
@@ -77,7 +81,7 @@ func ReadAttestation(path string) (*wherryv1.Attestation, error) {
 
 var registerTexts = map[int]string{
 	0: "firmware", 1: "its settings", 2: "option ROMs", 3: "their settings", 4: "programs that the firmware started", 5: "partition table",
-	6: "the maker's", 7: "Secure Boot", 11: "the OS file", 12: "added command line", 13: "added extensions",
+	6: "the maker's", 7: "Secure Boot", 11: "the OS file", 12: "the kernel's command line", 13: "extensions",
 }
 
 // PrintAttestation prints what came of a check, and is an error when it is not good.

@@ -30,22 +30,29 @@ type origin struct {
 
 // web is the repository of the configuration.
 func (u *Updater) web() (origin, error) {
-	u.mu.Lock()
-	s := u.settings
-	u.mu.Unlock()
-	if s.URL == "" {
-		return origin{}, errNoURL
-	}
-	h, err := s.http()
+	h, err := u.server()
 	return origin{source: h}, err
 }
 
-func (s Settings) http() (*release.HTTP, error) {
-	h, err := release.NewHTTP(s.URL)
-	if err == nil && s.CA != "" {
-		err = h.Trust([]byte(s.CA))
+// server is kept, so that its connections are used again.
+func (u *Updater) server() (*release.HTTP, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.http != nil {
+		return u.http, nil
 	}
-	return h, err
+	if u.settings.URL == "" {
+		return nil, errNoURL
+	}
+	h, err := release.NewHTTP(u.settings.URL)
+	if err == nil && u.settings.CA != "" {
+		err = h.Trust([]byte(u.settings.CA))
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.http = h
+	return h, nil
 }
 
 // refresh reads and verifies the metadata.

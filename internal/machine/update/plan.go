@@ -92,6 +92,9 @@ func onTrial(r Record, s Seen) Decision {
 		return Decision{Record: r, Settled: true, Say: fmt.Sprintf("%q is not a release's version", s.Running.Version)}
 	}
 	if r.under() && r.Attempt.To == running {
+		if !s.Persistent && r.Attempt.Failed == "" {
+			r.Attempt.Failed = withoutState
+		}
 		if r.Attempt.Failed != "" {
 			return leave(r, s)
 		}
@@ -111,11 +114,13 @@ func onTrial(r Record, s Seen) Decision {
 		return leave(r, s)
 	}
 	if !s.Persistent { // without state nothing is ever staged: it was there before this boot
-		r.Attempt.Failed = "the state cannot be used"
+		r.Attempt.Failed = withoutState
 		return leave(r, s)
 	}
 	return try(r, s)
 }
+
+const withoutState = "the state disk could not be used"
 
 func try(r Record, s Seen) Decision {
 	a := r.Attempt

@@ -79,9 +79,20 @@ func osFile(version string) []byte { return bytes.Repeat([]byte("UKI of "+versio
 // publish puts a release into all channels.
 func (r *repository) publish(version string) {
 	r.t.Helper()
+	v := r.publishPart(version, OSFile, osFile(version))
+	for _, c := range []release.Channel{release.Beta, release.Stable} {
+		r.with(func(ctx context.Context, p *publish.Repository) error { return p.Promote(ctx, r.keys, v, c, stable) })
+	}
+}
+
+// publishEmpty publishes a release that has no OS file.
+func (r *repository) publishEmpty(version string) { r.publishPart(version, "kernel", []byte("kernel")) }
+
+func (r *repository) publishPart(version, name string, content []byte) release.Version {
+	r.t.Helper()
 	dir := r.t.TempDir()
-	r.check(os.WriteFile(filepath.Join(dir, OSFile), osFile(version), 0o644))
-	part, err := release.MeasurePart(filepath.Join(dir, OSFile))
+	r.check(os.WriteFile(filepath.Join(dir, name), content, 0o644))
+	part, err := release.MeasurePart(filepath.Join(dir, name))
 	r.check(err)
 	v, err := release.ParseVersion(version)
 	r.check(err)
@@ -91,9 +102,14 @@ func (r *repository) publish(version string) {
 	images, err := publish.ReadImages([]string{dir}, release.Manifest{})
 	r.check(err)
 	r.with(func(ctx context.Context, p *publish.Repository) error { return p.Publish(ctx, r.keys, images, stable) })
-	for _, c := range []release.Channel{release.Beta, release.Stable} {
-		r.with(func(ctx context.Context, p *publish.Repository) error { return p.Promote(ctx, r.keys, v, c, stable) })
+	return v
+}
+
+func writeFile(file, content string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
 	}
+	return os.WriteFile(file, []byte(content), 0o644)
 }
 
 // bundle is a .wherry file with one version.

@@ -189,7 +189,7 @@ func (u *Updater) report(ctx context.Context) {
 	if r.Reported != nil && sameReport(*r.Reported, news) {
 		return
 	}
-	h, err := s.http()
+	h, err := u.server()
 	if err == nil {
 		err = h.Report(ctx, news)
 	}

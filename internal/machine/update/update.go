@@ -115,6 +115,7 @@ type Updater struct {
 
 	mu         sync.Mutex
 	settings   Settings
+	http       *release.HTTP // of the settings
 	record     Record
 	impossible error // why this machine cannot be updated
 	busy       string
@@ -188,7 +189,7 @@ func (u *Updater) Configure(c config.Updates) {
 	if reflect.DeepEqual(s.Updates, u.settings.Updates) && s.Mode == u.settings.Mode {
 		return
 	}
-	u.settings = s
+	u.settings, u.http = s, nil
 	u.looked.failures = 0
 	u.kick()
 }

@@ -34,7 +34,7 @@ var stable = release.Rollout{Percent: 100}
 
 func newRepository(t testing.TB) *repository {
 	t.Helper()
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	r := &repository{
 		t: t, dir: filepath.Join(dir, "repo"), now: release.Epoch.Add(90 * 24 * time.Hour),
 		keys: publish.Keys{Dir: filepath.Join(dir, "keys"), RootFiles: []string{filepath.Join(dir, "root.pem")}},

@@ -71,10 +71,21 @@ var errDark = errors.New("the power is gone")
 
 func newWorld(t testing.TB, runs string) *world {
 	w := &world{
-		t: t, dir: t.TempDir(), persistent: true, clockSet: true, now: release.Epoch.Add(100 * 24 * time.Hour), free: 10 << 30,
+		t: t, dir: memoryDir(t), persistent: true, clockSet: true, now: release.Epoch.Add(100 * 24 * time.Hour), free: 10 << 30,
 		how: map[string]string{}, slots: map[string]*file{runs: {}}, board: &status.Board{},
 	}
 	return w
+}
+
+// memoryDir is a folder where fsync costs nothing, if there is one: what a power cut leaves is decided by world.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "wherry-update-*")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // change makes a lasting change, unless the power goes before it.

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 )
 
 // Bounds of a bundle.
@@ -97,9 +98,10 @@ func (b *Bundle) Open(_ context.Context, name string, offset int64) (io.ReadClos
 	return io.NopCloser(io.NewSectionReader(b.file, s.offset+offset, s.size-offset)), offset, nil
 }
 
-// WriteBundle writes the repository that s holds, with the files of the
-// releases that wanted says, as a bundle. It verifies all that it writes.
-func WriteBundle(ctx context.Context, w io.Writer, c Config, wanted func(Release) bool) error {
+// WriteBundle writes the repository that c names, with the files of the
+// releases that wanted says, as a bundle. When parts are named, only these are
+// taken of a release that has one of them. It verifies all that it writes.
+func WriteBundle(ctx context.Context, w io.Writer, c Config, wanted func(Release) bool, parts ...string) error {
 	c = c.withDefaults()
 	metadata := &recorder{Source: c.Source}
 	c.Source, c.Store = metadata, nothing{} // all metadata is read, in its order
@@ -117,13 +119,27 @@ func WriteBundle(ctx context.Context, w io.Writer, c Config, wanted func(Release
 		if !wanted(r) {
 			continue
 		}
-		for _, f := range append([]File{r.Manifest}, r.Files...) {
+		for _, f := range append([]File{r.Manifest}, r.only(parts)...) {
 			if err := repository.bundle(ctx, t, f); err != nil {
 				return err
 			}
 		}
 	}
 	return t.Close()
+}
+
+// only returns the files with these names, and all when there is none.
+func (r Release) only(names []string) []File {
+	var found []File
+	for _, f := range r.Files {
+		if slices.Contains(names, f.Name()) {
+			found = append(found, f)
+		}
+	}
+	if found == nil {
+		return r.Files
+	}
+	return found
 }
 
 func (r *Repository) bundle(ctx context.Context, t *tar.Writer, f File) error {
@@ -172,9 +188,12 @@ func (r *recorder) Open(ctx context.Context, name string, offset int64) (io.Read
 	}{io.TeeReader(body, kept), body}, start, nil
 }
 
-// Has tells whether a release's files are in the bundle. That they are the
+// Has tells whether a release, as far as it was wanted, is in the bundle. That its files are the
 // right ones is for Repository.Verify or Download to say.
-func (b *Bundle) Has(r Release) bool {
-	_, ok := b.files[r.Manifest.Location()]
+func (b *Bundle) Has(r Release) bool { return b.Holds(r.Manifest) }
+
+// Holds tells whether a file is in the bundle.
+func (b *Bundle) Holds(f File) bool {
+	_, ok := b.files[f.Location()]
 	return ok
 }

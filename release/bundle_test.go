@@ -61,6 +61,34 @@ func TestBundle(t *testing.T) {
 	}
 }
 
+// A bundle for machines holds what they take.
+func TestBundleOfParts(t *testing.T) {
+	p := newProject(t)
+	p.publish("12.1.0", map[string]string{"kernel": kernel, release.OSFile: "the OS"})
+	var b bytes.Buffer
+	if err := release.WriteBundle(t.Context(), &b, p.config(p.serve(nil), nil), func(release.Release) bool { return true }, release.OSFile); err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := release.OpenBundle(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := release.Refresh(t.Context(), p.config(bundle, memory{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		release int
+		name    string
+		want    bool
+	}{{0, release.OSFile, true}, {0, "kernel", false}, {1, "kernel", true}} { // the older one has no OS file
+		f, ok := r.Releases[c.release].File(c.name)
+		if !ok || bundle.Holds(f) != c.want || (r.Verify(t.Context(), f) == nil) != c.want {
+			t.Errorf("%s of %s: in the bundle %v, want %v", c.name, r.Releases[c.release].Version, bundle.Holds(f), c.want)
+		}
+	}
+}
+
 // Whatever byte is changed and wherever it is cut, nothing wrong comes out.
 func TestBundleDamaged(t *testing.T) {
 	p := newProject(t)

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// OSFile is the part of a release that machines take: the whole OS in one file.
+const OSFile = "wherry.efi"
+
 // Release is one edition of a published version for one architecture, as
 // the targets role signed it.
 type Release struct {

@@ -75,9 +75,9 @@ func (p *publisher) image(version string) string {
 	p.t.Helper()
 	dir := filepath.Join(p.dir, "build-"+version)
 	content := bytes.Repeat([]byte("kernel of "+version+" "), 1000)
-	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{"release":"6.12"},"parts":[{"name":"kernel","bytes":%d,"sha256":"%x"}]}`,
+	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{"release":"6.12"},"parts":[{"name":"kernel","bytes":%[2]d,"sha256":"%[3]x"},{"name":"wherry.efi","bytes":%[2]d,"sha256":"%[3]x"}]}`,
 		version, len(content), sha256.Sum256(content))
-	for name, data := range map[string][]byte{"kernel": content, "manifest.json": []byte(manifest)} {
+	for name, data := range map[string][]byte{"kernel": content, "wherry.efi": content, "manifest.json": []byte(manifest)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			p.t.Fatal(err)
 		}
@@ -113,7 +113,9 @@ func TestReleaseCommands(t *testing.T) {
 
 	bundle := filepath.Join(p.dir, "12.1.0.wherry")
 	p.says("bundle 12.1.0 -o "+bundle, "12.1.0 for core-amd64")
-	p.says("verify "+bundle+trusted, "12.1.0 core-amd64: 2 files")
+	p.says("verify "+bundle+trusted, "12.1.0 core-amd64: 2 files") // the manifest and the OS file
+	p.says("bundle 12.1.0 --all -o "+bundle, "12.1.0 for core-amd64")
+	p.says("verify "+bundle+trusted, "12.1.0 core-amd64: 3 files")
 	p.refuses("verify "+bundle, "--root")
 
 	_, err := call(t, "release", "withdraw", "12.1.0", "--reason", "loses the network")
@@ -123,14 +125,14 @@ func TestReleaseCommands(t *testing.T) {
 	p.says(choose+"12.0.0", "loses the network")
 	p.says(choose+"11.0.0", "It takes 12.0.0.")
 	p.says("ls "+p.url+trusted, "withdrawn: loses the network")
-	p.says("verify", "12.0.0 core-amd64: 2 files")
+	p.says("verify", "12.0.0 core-amd64: 3 files")
 	var list []release.Release
 	if err := json.Unmarshal([]byte(p.run("ls -o json")), &list); err != nil || len(list) != 2 || list[0].Withdrawn == nil {
 		t.Errorf("%+v %v", list, err)
 	}
 	p.refuses("rm 12.0.0", "withdraw it first")
 	p.run("rm 12.1.0")
-	p.says("verify "+p.url+trusted, "12.0.0 core-amd64: 2 files")
+	p.says("verify "+p.url+trusted, "12.0.0 core-amd64: 3 files")
 }
 
 func TestReleaseRefusals(t *testing.T) {

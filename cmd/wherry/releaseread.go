@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,7 +104,7 @@ func (r *releaseApp) verifyCommand() *cobra.Command {
 	var root string
 	cmd := &cobra.Command{
 		Use: "verify [DIR|URL|FILE.wherry]", Short: "Check every file of a repository or a bundle", Args: cobra.MaximumNArgs(1),
-		Long: "Read a repository or a bundle as a machine does and check every file in it against\nthe signed hashes. A bundle may leave out whole releases.",
+		Long: "Read a repository or a bundle as a machine does and check every file in it against\nthe signed hashes. What a bundle leaves out is not missed.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, closer, err := r.config(r.placeOf(args), root)
 			if err != nil {
@@ -125,14 +126,20 @@ func (r *releaseApp) verifyCommand() *cobra.Command {
 	return cmd
 }
 
-// verifyAll checks the releases that are there.
+// verifyAll checks the releases that are there, and returns them with the files that are there.
 func verifyAll(ctx context.Context, c release.Config, read *release.Repository) (good []release.Release, err error) {
 	bundle, _ := c.Source.(*release.Bundle)
 	for _, rel := range read.Releases {
 		if bundle != nil && !bundle.Has(rel) {
 			continue
 		}
-		if err := verifyRelease(ctx, read, rel); err != nil {
+		if _, err := read.Manifest(ctx, rel); err != nil {
+			return nil, err
+		}
+		if bundle != nil {
+			rel.Files = slices.DeleteFunc(slices.Clone(rel.Files), func(f release.File) bool { return !bundle.Holds(f) })
+		}
+		if err := verifyFiles(ctx, read, rel.Files); err != nil {
 			return nil, err
 		}
 		good = append(good, rel)
@@ -151,11 +158,8 @@ func (r *releaseApp) printVerified(w io.Writer, read *release.Repository, good [
 	return err
 }
 
-func verifyRelease(ctx context.Context, read *release.Repository, rel release.Release) error {
-	if _, err := read.Manifest(ctx, rel); err != nil {
-		return err
-	}
-	for _, f := range rel.Files {
+func verifyFiles(ctx context.Context, read *release.Repository, files []release.File) error {
+	for _, f := range files {
 		if err := read.Verify(ctx, f); err != nil {
 			return err
 		}
@@ -221,9 +225,11 @@ func machineOf(id, edition, arch, current, channel, pin string) (m release.Machi
 
 func (r *releaseApp) bundleCommand() *cobra.Command {
 	var out string
+	var all bool
 	cmd := &cobra.Command{
 		Use: "bundle VERSION -o FILE.wherry", Short: "Put a release into one signed file", Args: cobra.ExactArgs(1),
-		Long: `Put a release and all that proves it into one file, for machines without a network.
+		Long: `Put a release and all that proves it into one file, for machines without a network:
+its OS file, or with --all everything that was published of it.
 It is checked as the repository is, but may be carried around for as long as the
 signature of the releases lasts (a year).`,
 		Example:           "  wherry release bundle 12.0.0 -o 12.0.0.wherry",
@@ -236,14 +242,19 @@ signature of the releases lasts (a year).`,
 			if out == "" {
 				out = v.String() + ".wherry"
 			}
-			return r.bundle(cmd, v, out)
+			return r.bundle(cmd, v, out, all)
 		},
 	}
+	cmd.Flags().BoolVar(&all, "all", false, "with what machines do not take: the parts by themselves, disks, lists")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "the file (default: VERSION.wherry)")
 	return cmd
 }
 
-func (r *releaseApp) bundle(cmd *cobra.Command, v release.Version, out string) error {
+func (r *releaseApp) bundle(cmd *cobra.Command, v release.Version, out string, all bool) error {
+	parts := []string{release.OSFile}
+	if all {
+		parts = nil
+	}
 	c, closer, err := r.config(r.dir, "")
 	if err != nil {
 		return err
@@ -261,7 +272,7 @@ func (r *releaseApp) bundle(cmd *cobra.Command, v release.Version, out string) e
 		}
 		found = append(found, rel.Edition+"-"+rel.Arch)
 		return true
-	})
+	}, parts...)
 	if err == nil && len(found) == 0 {
 		err = fmt.Errorf("release %s is not published: see `wherry release ls`", v)
 	}

@@ -60,7 +60,7 @@ const (
 	boardLine   = "update"
 	settledFile = "settled-release"
 	// OSFile is the part of a release that machines take.
-	OSFile = "wherry.efi"
+	OSFile = release.OSFile
 )
 
 // Options are what updates need of the machine.

@@ -8,12 +8,12 @@
 # not root. On other systems it says what is missing and ends with 1.
 set -eu
 
-run='qemu-system-x86 qemu-utils squashfs-tools gcc libc6-dev libseccomp-dev pkg-config ca-certificates curl'
-test="$run xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf swtpm tpm2-tools dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage"
+run='qemu-system-x86 qemu-utils squashfs-tools zstd gcc libc6-dev libseccomp-dev libzstd-dev pkg-config ca-certificates curl'
+test="$run xz-utils bsdiff xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf swtpm tpm2-tools dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage"
 
 case ${1:-} in
-run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config' ;;
-test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs gcc pkg-config mkfs.xfs veritysetup sgdisk mkfs.ext4 mkswap nft swtpm tpm2_eventlog tpm2_checkquote docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip fsck.fat mcopy sbverify osslsigncode objdump efibootmgr xorriso isoinfo' ;;
+run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs zstd gcc pkg-config' ;;
+test) packages=$test commands='go curl qemu-system-x86_64 qemu-img mksquashfs zstd xz bsdiff gcc pkg-config mkfs.xfs veritysetup sgdisk mkfs.ext4 mkswap nft swtpm tpm2_eventlog tpm2_checkquote docker-registry redis-benchmark debootstrap cpio bsdtar protoc ssh-keygen ssh-agent dnsmasq ip fsck.fat mcopy sbverify osslsigncode objdump efibootmgr xorriso isoinfo' ;;
 *)
 	echo "usage: $0 run|test" >&2
 	exit 2

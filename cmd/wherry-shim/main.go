@@ -1,7 +1,8 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// wherry-shim holds all containers of a machine. See package shim.
+// wherry-shim holds all containers of a machine. See package shim. Called with other
+// words it applies a delta of an update, as a process of its own. See package repack.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 
 	_ "wherry.example/wherry/internal/machine/shim/nsinit" // is this program inside of containers
 
+	"wherry.example/wherry/internal/machine/rebuild/repack"
 	"wherry.example/wherry/internal/machine/shim"
 )
 
@@ -21,6 +23,13 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if len(os.Args) > 1 && repack.Is(os.Args[1]) {
+		if err := repack.Run(os.Args[1:], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "wherry-shim:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) < 2 || os.Args[1] != "serve" {
 		fmt.Fprintln(os.Stderr, "usage: wherry-shim serve [--state DIR] [--reaped FILE]")
 		os.Exit(2)

@@ -11,15 +11,15 @@
 // OS stays compressed in memory. Both outputs depend on nothing but the trees:
 // equal input gives equal bytes.
 //
-// It needs mksquashfs (4.5 or newer) on the host and no root.
+// It needs mksquashfs (4.5 or newer) and zstd on the host, and no root.
 package bootimage
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
-
-	"github.com/klauspost/compress/zstd"
+	"os/exec"
 
 	"wherry.example/wherry/internal/format/cpio"
 	"wherry.example/wherry/internal/host/rootfs"
@@ -44,25 +44,29 @@ func Initramfs(w io.Writer, early *rootfs.Tree, root []byte) error {
 	return writeCPIO(w, rest)
 }
 
+// earlyOptions are how the early part is packed. A machine packs it again, byte for byte, when a
+// delta changes it (docs/decisions/0015), in 24 MB of memory: that is what the logarithms
+// are for. internal/host/differ and internal/libzstd know the same numbers.
+var earlyOptions = []string{"--ultra", "-22", "--zstd=wlog=23,clog=22,hlog=21", "--single-thread", "--no-check", "-q", "-c"}
+
 // compressedCPIO returns the tree as a cpio in a zstd frame, padded with zeros
 // to four bytes: the kernel skips zeros between archives and wants an
 // uncompressed archive to begin at a multiple of four.
 func compressedCPIO(tree *rootfs.Tree) ([]byte, error) {
-	var out bytes.Buffer
-	z, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	var plain, complaint bytes.Buffer
+	if err := writeCPIO(&plain, tree); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("zstd", append(earlyOptions, fmt.Sprintf("--stream-size=%d", plain.Len()))...)
+	cmd.Stdin, cmd.Stderr = &plain, &complaint
+	out, err := cmd.Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, errors.New("zstd is missing: install zstd 1.5 or newer")
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("zstd: %w: %s", err, bytes.TrimSpace(complaint.Bytes()))
 	}
-	if err := writeCPIO(z, tree); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	for out.Len()%4 != 0 {
-		out.WriteByte(0)
-	}
-	return out.Bytes(), nil
+	return append(out, make([]byte, -len(out)&3)...), nil
 }
 
 func writeCPIO(w io.Writer, tree *rootfs.Tree) error {

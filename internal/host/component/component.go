@@ -195,7 +195,7 @@ func compiler(ctx context.Context) (string, error) {
 	}
 	line, err := firstLine(ctx, "", cc, "--version")
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("the C compiler %s is missing: install gcc, libc6-dev and libseccomp-dev", cc)
+		return "", fmt.Errorf("the C compiler %s is missing: install gcc, libc6-dev, libseccomp-dev and libzstd-dev", cc)
 	}
 	return cc + " " + line, err
 }

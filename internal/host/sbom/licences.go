@@ -141,6 +141,8 @@ func packageLicences(name string) []string {
 		return []string{"MPL-2.0"}
 	case name == "libseccomp-dev":
 		return []string{"LGPL-2.1-only"}
+	case name == "libzstd-dev":
+		return []string{"BSD-3-Clause"}
 	case name == "libc6-dev":
 		return []string{"LGPL-2.1-or-later"}
 	}

@@ -25,5 +25,4 @@ func (p *parts) readDeaths() {
 	for _, d := range deaths {
 		p.Log.Error("a kernel died before this start", "kind", d.Kind, "reason", d.Reason, "at", d.Time)
 	}
-	p.deaths = deaths
 }

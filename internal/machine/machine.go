@@ -33,7 +33,6 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/linux/module"
-	"wherry.example/wherry/internal/linux/pstore"
 	"wherry.example/wherry/internal/machine/attest"
 	"wherry.example/wherry/internal/machine/bootslots"
 	"wherry.example/wherry/internal/machine/console"
@@ -83,7 +82,6 @@ type parts struct {
 	slots    *bootslots.Slots
 	updates  *update.Updater
 	trial    *trial.Trial
-	deaths   []pstore.Report // of kernels before this one
 	server   *server.Server
 	events   atomic.Pointer[engine.Engine] // engine, for those who may be asked before it is there
 

@@ -23,15 +23,28 @@ import (
 // format is something that an image can be made as beside its parts.
 type format struct {
 	name, file string
-	write      func(path string, c disk.Contents) error
+	write      func(b *build, path string, c disk.Contents) error
 }
 
-// formats are the OS file for UEFI firmware, and what boots it.
+// formats are the OS file for UEFI firmware, and what boots or carries it. Those
+// that hold other parts come after what they hold.
 var formats = []format{
-	{"efi", "wherry.efi", func(path string, c disk.Contents) error { return os.WriteFile(path, c.OS, 0o644) }},
-	{"raw", "wherry.raw", disk.WriteRaw},
-	{"qcow2", "wherry.qcow2", disk.WriteQCOW2},
-	{"iso", "wherry.iso", disk.WriteISO},
+	{"efi", osFile, func(_ *build, path string, c disk.Contents) error { return os.WriteFile(path, c.OS, 0o644) }},
+	{"raw", "wherry.raw", ofDisk(disk.WriteRaw)},
+	{"qcow2", "wherry.qcow2", ofDisk(disk.WriteQCOW2)},
+	{"iso", "wherry.iso", ofDisk(disk.WriteISO)},
+	{"vhd", "wherry.vhd", ofDisk(disk.WriteVHD)},
+	{"vmdk", "wherry.vmdk", ofDisk(disk.WriteVMDK)},
+	{"ova", "wherry.ova", ofDisk(disk.WriteOVA)},
+	{"gce", "wherry-gce.tar.gz", ofDisk(disk.WriteGCE)},
+	{"netboot", "wherry.ipxe", (*build).writeNetboot},
+	{"oci", "wherry-oci.tar", (*build).writeOCI},
+}
+
+const osFile = "wherry.efi"
+
+func ofDisk(write func(string, disk.Contents) error) func(*build, string, disk.Contents) error {
+	return func(_ *build, path string, c disk.Contents) error { return write(path, c) }
 }
 
 // Formats are the names of all formats.
@@ -110,8 +123,8 @@ func (b *build) makeFormats(context.Context) error {
 	}
 	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
 	for _, f := range b.wanted() {
-		if err := f.write(filepath.Join(b.tmp, f.file), c); err != nil {
-			return err
+		if err := f.write(b, filepath.Join(b.tmp, f.file), c); err != nil {
+			return fmt.Errorf("format %s: %w", f.name, err)
 		}
 	}
 	return nil

@@ -174,6 +174,7 @@ type build struct {
 	certs    certificates
 	boot     bootFiles
 	trust    trust
+	commit   *release.Commit
 	measured *release.Boot // what the manifest tells of the OS file; nil: there is none
 }
 
@@ -213,13 +214,13 @@ func (o Options) number() (release.Version, error) {
 }
 
 func (b *build) run(ctx context.Context) (Result, error) {
-	steps := []func(context.Context) error{b.takeKernel, b.takeCertificates, b.takeBootFiles, b.buildPrograms, b.pack, b.makeFormats}
+	steps := []func(context.Context) error{b.takeKernel, b.takeCertificates, b.takeBootFiles, b.buildPrograms, b.pack, b.list, b.makeFormats}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return Result{}, err
 		}
 	}
-	m, err := b.describe(ctx)
+	m, err := b.describe()
 	if err != nil {
 		return Result{}, err
 	}
@@ -323,8 +324,8 @@ func (b *build) pack(ctx context.Context) error {
 	return nil
 }
 
-// describe writes the list of contents and the manifest.
-func (b *build) describe(ctx context.Context) (release.Manifest, error) {
+// list writes the list of contents, and notes of what they were made.
+func (b *build) list(ctx context.Context) error {
 	in := sbom.Input{
 		Version: b.version, Edition: b.edition.Name, Arch: arch, Source: b.Source,
 		Packages: b.packages(), Data: b.trust.data(),
@@ -335,20 +336,32 @@ func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 	for _, f := range b.firmware {
 		in.Firmware = append(in.Firmware, sbom.Firmware{Package: f.Source, Licences: f.Licences, Copyright: string(f.Copyright)})
 	}
+	b.commit = sourceState(ctx, b.Source)
 	list, err := sbom.Encode(ctx, in)
 	if err != nil {
-		return release.Manifest{}, err
+		return err
 	}
-	if err := os.WriteFile(filepath.Join(b.tmp, "sbom.json"), list, 0o644); err != nil {
-		return release.Manifest{}, err
+	return os.WriteFile(filepath.Join(b.tmp, "sbom.json"), list, 0o644)
+}
+
+// describe writes the manifest.
+func (b *build) describe() (release.Manifest, error) {
+	m, err := b.manifest(b.partNames())
+	if err != nil {
+		return m, err
 	}
+	return m, writeManifest(m, filepath.Join(b.tmp, release.ManifestName))
+}
+
+// manifest describes the image with those parts.
+func (b *build) manifest(names []string) (release.Manifest, error) {
 	m := release.Manifest{
 		Version: b.number, Edition: b.edition.Name, Arch: arch,
 		Kernel:  release.Kernel{Package: b.kernel.Package, Version: b.kernel.Version, Release: b.kernel.Release},
 		Modules: release.Modules{Count: len(b.root.Order)},
 		Boot:    b.measured,
 		Trust:   b.trust.manifest(),
-		Source:  sourceState(ctx, b.Source),
+		Source:  b.commit,
 	}
 	for _, f := range b.firmware {
 		m.Firmware = append(m.Firmware, release.Firmware{Package: f.Source.Package, Version: f.Source.Version, Licences: f.Licences})
@@ -356,14 +369,14 @@ func (b *build) describe(ctx context.Context) (release.Manifest, error) {
 	for _, name := range b.root.Order {
 		m.Modules.Bytes += int64(len(b.root.Files[name]))
 	}
-	for _, name := range b.partNames() {
+	for _, name := range names {
 		p, err := measure(b.tmp, name)
 		if err != nil {
 			return m, err
 		}
 		m.Parts = append(m.Parts, p)
 	}
-	return m, writeManifest(m, filepath.Join(b.tmp, release.ManifestName))
+	return m, nil
 }
 
 // packages are the Debian packages whose content is in the image.

@@ -50,11 +50,16 @@ func Verify(m release.Manifest, dir string) error {
 }
 
 func writeManifest(m release.Manifest, file string) error {
-	b, err := json.MarshalIndent(m, "", "  ")
+	b, err := encodeManifest(m)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(file, append(b, '\n'), 0o644)
+	return os.WriteFile(file, b, 0o644)
+}
+
+func encodeManifest(m release.Manifest) ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", "  ")
+	return append(b, '\n'), err
 }
 
 func measure(dir, name string) (release.Part, error) {

@@ -9,7 +9,7 @@
 set -eu
 
 run='qemu-system-x86 qemu-utils squashfs-tools zstd gcc libc6-dev libseccomp-dev libzstd-dev pkg-config ca-certificates curl'
-test="$run xz-utils bsdiff xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf swtpm tpm2-tools dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage"
+test="$run xz-utils bsdiff xfsprogs cryptsetup-bin gdisk e2fsprogs util-linux nftables docker-registry redis-tools debootstrap cpio libarchive-tools protobuf-compiler libprotobuf-dev openssl openssh-client dnsmasq-base iproute2 ovmf swtpm tpm2-tools dosfstools mtools sbsigntool osslsigncode binutils efibootmgr xorriso genisoimage ipxe-qemu seabios"
 
 case ${1:-} in
 run) packages=$run commands='go curl qemu-system-x86_64 qemu-img mksquashfs zstd gcc pkg-config' ;;

@@ -15,22 +15,25 @@ import (
 	"wherry.example/wherry/internal/host/image"
 )
 
-func newBuildCommand() *cobra.Command {
-	var o image.Options
-	var verbose bool
-	cmd := &cobra.Command{
-		Use:   "build",
-		Short: "Build the operating system",
-		Long: `Build the operating system out of this checkout: kernel, root image, initramfs,
+const buildHelp = `Build the operating system out of this checkout: kernel, root image, initramfs,
 manifest and list of contents, into build/EDITION-ARCH. --format makes more of
-them, beside those as wherry.FORMAT:
+them, beside those:
 
-  efi    the OS in one file, for UEFI firmware (a unified kernel image)
-  raw    a disk with a boot loader and that file; the machine makes the
-         partition for its state at the first boot, as large as the disk
-  qcow2  the same for QEMU and clouds
-  iso    a live medium, for CD drives and USB sticks: the machine runs from
-         memory and touches no disk
+  efi      wherry.efi: the OS in one file, for UEFI firmware (a unified kernel
+           image)
+  raw      wherry.raw: a disk with a boot loader and that file; the machine
+           makes the partition for its state at the first boot, as large as
+           the disk
+  qcow2    wherry.qcow2: the same for QEMU and OpenStack
+  iso      wherry.iso: a live medium, for CD drives and USB sticks: the machine
+           runs from memory and touches no disk
+  vhd      wherry.vhd: a disk for Azure and Hyper-V (fixed)
+  vmdk     wherry.vmdk: a disk for VMware and importers (stream-optimised)
+  ova      wherry.ova: a virtual machine with that disk
+  gce      wherry-gce.tar.gz: a disk for Google Compute Engine
+  netboot  wherry.ipxe: a script for iPXE that starts the parts beside it
+  oci      wherry-oci.tar: the release as an artifact for registries (an OCI
+           image layout)
 
 With --secure-boot-key and --secure-boot-cert (RSA, PEM) the OS file and the
 boot loader are signed for Secure Boot, and disks carry the certificate for the
@@ -49,9 +52,18 @@ is in the image only as far as --firmware names Debian packages of it.
 
 On systems without apt give a kernel with --kernel FILE and --modules, CA
 certificates with --certificates, and systemd's boot stub and loader with
---boot-files.`,
+--boot-files.`
+
+func newBuildCommand() *cobra.Command {
+	var o image.Options
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build the operating system",
+		Long:  buildHelp,
 		Example: `  wherry build
   wherry build --format raw,qcow2
+  wherry build --format iso,vhd,ova
   wherry build --kernel metal --format raw --firmware firmware-realtek
   wherry build --format efi,qcow2 --release-root repository/metadata/1.root.json
   wherry build --format efi --release-version 12.1.0 --to build/next`,

@@ -46,18 +46,10 @@ var partMediaTypes = []struct{ name, mediaType string }{
 // writeOCI writes the release as an OCI artifact: the parts and the OS file, and a
 // manifest of just those, since the artifact cannot be in its own manifest.
 func (b *build) writeOCI(path string, c disk.Contents) error {
-	a := ociartifact.Artifact{
-		Type: artifactType, Tag: b.version, Time: rootfs.Epoch,
-		Annotations: map[string]string{
-			"org.opencontainers.image.title":   "Wherry " + b.edition.Name,
-			"org.opencontainers.image.version": b.version,
-			"wherry.edition":                   b.edition.Name,
-			"wherry.arch":                      arch,
-		},
-	}
 	if err := os.WriteFile(filepath.Join(b.tmp, osFile), c.OS, 0o644); err != nil {
 		return err
 	}
+	a := ociartifact.Artifact{Type: artifactType, Tag: b.version, Time: rootfs.Epoch}
 	var names []string
 	for _, p := range partMediaTypes {
 		data, err := os.ReadFile(filepath.Join(b.tmp, p.name))
@@ -70,6 +62,12 @@ func (b *build) writeOCI(path string, c disk.Contents) error {
 	m, err := b.manifest(names)
 	if err != nil {
 		return err
+	}
+	a.Annotations = map[string]string{
+		"org.opencontainers.image.title":   "Wherry " + m.Edition,
+		"org.opencontainers.image.version": b.version,
+		"wherry.edition":                   m.Edition,
+		"wherry.arch":                      m.Arch,
 	}
 	if a.Config.Data, err = encodeManifest(m); err != nil {
 		return err

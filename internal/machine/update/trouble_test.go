@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -349,8 +350,14 @@ func TestReport(t *testing.T) {
 	w.untilQuiet()
 	w.start()
 	w.life(look)
-	if len(heard) != 2 || heard[0].State != release.StateIdle || heard[1].State != release.StateRolledBack || heard[1].Target.String() != "1.1.0" ||
-		!strings.Contains(heard[1].Reason, "redis is not healthy") || heard[0].ID != heard[1].ID {
+	var got []string
+	for _, r := range heard {
+		got = append(got, string(r.State))
+	}
+	if want := []string{"idle", "staged", "rolled-back"}; !slices.Equal(got, want) {
+		t.Fatalf("heard %v, want %v", got, want)
+	}
+	if last := heard[2]; last.Target.String() != "1.1.0" || !strings.Contains(last.Reason, "redis is not healthy") || last.ID != heard[0].ID {
 		t.Errorf("heard %+v", heard)
 	}
 }

@@ -71,9 +71,9 @@ func makeFirmware(t *testing.T, dir string) {
 	}
 	tree := t.TempDir()
 	for name, text := range map[string]string{
-		"lib/firmware/" + firmware: "short",
+		"lib/firmware/" + firmware:                    "short",
 		"usr/share/doc/firmware-linux-free/copyright": "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: Test-1\n",
-		"DEBIAN/control": "Package: firmware-linux-free\nVersion: " + c.Version + "\nArchitecture: all\nMaintainer: test\nDescription: test\n",
+		"DEBIAN/control":                              "Package: firmware-linux-free\nVersion: " + c.Version + "\nArchitecture: all\nMaintainer: test\nDescription: test\n",
 	} {
 		file := filepath.Join(tree, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -113,7 +113,6 @@ func TestComputer(t *testing.T) {
 			"-device", "qemu-xhci", "-device", "usb-kbd",
 			"-drive", "if=none,id=stick,format=raw,file=" + stick(t), "-device", "usb-storage,drive=stick,removable=on",
 			"-netdev", "user,id=net1,net=10.9.0.0/24", "-device", "i82551,netdev=net1,romfile=",
-			"-watchdog-action", "none",
 		},
 	})
 	u.Knows(m)
@@ -125,13 +124,14 @@ func TestComputer(t *testing.T) {
 	}
 	// What is not needed to be ready is loaded beside it.
 	want := map[string]string{
-		"the network adapter":   `e1000e .*: Intel\(R\) PRO/1000`,
-		"SATA":                  `ahci .*: AHCI`,
-		"USB storage":           `usb-storage .*: USB Mass Storage device detected`,
-		"the stick's disk":      `sd .*: \[sd[a-z]\] Attached SCSI removable disk`,
-		"the keyboard":          `hid-generic .*Keyboard`,
-		"the watchdog":          `iTCO_wdt.*initialized`,
-		"firmware for a driver": `e100.*` + regexp.QuoteMeta(firmware) + `.*wrong size 5`,
+		"the network adapter":    `e1000e .*: Intel\(R\) PRO/1000`,
+		"SATA":                   `ahci .*: AHCI`,
+		"USB storage":            `usb-storage .*: USB Mass Storage device detected`,
+		"the stick's disk":       `sd .*: \[sd[a-z]\] Attached SCSI removable disk`,
+		"the keyboard":           `hid-generic .*Keyboard`,
+		"the chipset's watchdog": `wherry-init: watchdog watchdog\d \(iTCO_wdt\) resets the machine after 1m0s`,
+		"the card's watchdog":    `wherry-init: watchdog watchdog\d \(i6300ESB timer\) resets the machine after 1m0s`,
+		"firmware for a driver":  `e100.*` + regexp.QuoteMeta(firmware) + `.*wrong size 5`,
 	}
 	for deadline := time.Now().Add(2 * time.Minute); len(want) > 0; time.Sleep(time.Second) {
 		log := u.Run("machine", "log", "--kernel")

@@ -41,6 +41,7 @@ func (m *machine) boot() error {
 		m.log.Errorf("%v", err)
 	}
 	if m.flags.noColdplug {
+		m.modules = nil
 		m.settled()
 	} else {
 		m.coldplug()

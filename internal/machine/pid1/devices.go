@@ -50,11 +50,15 @@ const latePriority = 10
 // controller's six empty ports cost a third of a boot) is loaded beside
 // wherryd, which waits for settledFile only while it finds no state.
 func (m *machine) coldplug() {
-	l, err := module.Open(modules)
-	if err != nil {
-		m.log.Errorf("modules for the hardware: %v", err)
-		m.settled()
-		return
+	l := m.modules
+	m.modules = nil
+	if l == nil {
+		var err error
+		if l, err = module.Open(modules); err != nil {
+			m.log.Errorf("modules for the hardware: %v", err)
+			m.settled()
+			return
+		}
 	}
 	soon, later := split(aliases("/sys"), random.Ready())
 	m.load(l, wanted(l.Match, soon))

@@ -39,6 +39,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"wherry.example/wherry/internal/linux/kmsg"
+	"wherry.example/wherry/internal/linux/module"
 	"wherry.example/wherry/internal/linux/power"
 	"wherry.example/wherry/internal/linux/process"
 	"wherry.example/wherry/internal/linux/tty"
@@ -65,6 +66,8 @@ type machine struct {
 	flags  flags
 	reaper *reaper
 	events *uevent.Listener // used by hotplug alone, once boot has opened it
+	// modules is there from the softdog to the first coldplug, which lets go of it.
+	modules *module.Loader
 
 	daemon  atomic.Pointer[child] // the wherryd that was started last
 	ends    chan power.End        // requests to end the run

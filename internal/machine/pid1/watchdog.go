@@ -35,11 +35,12 @@ type kennel struct {
 }
 
 // startSoftDog is the first thing done in the root: what hangs from now on is
-// reset. In the initramfs nothing waits for a device.
+// reset. In the initramfs nothing waits for a device. The modules' index is
+// kept for coldplug.
 func (m *machine) startSoftDog() {
-	l, err := module.Open(modules)
-	if err == nil {
-		err = l.Load(softDog)
+	var err error
+	if m.modules, err = module.Open(modules); err == nil {
+		err = m.modules.Load(softDog)
 	}
 	if err != nil {
 		m.log.Errorf("watchdog: %v", err)

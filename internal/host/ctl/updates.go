@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -98,7 +100,7 @@ func (c *CLI) ApplyUpdate(ctx context.Context, o UpdateOptions) error {
 	p.clear()
 	switch {
 	case err != nil && (p.phase != phaseRebooting || ctx.Err() != nil): // a machine that reboots does not say goodbye
-		return err
+		return retryHint(before, o, err)
 	case p.phase != phaseRebooting:
 		return c.staged(ctx, api, p)
 	}
@@ -127,8 +129,17 @@ func (c *CLI) staged(ctx context.Context, api *client.Client, p *updateProgress)
 		fmt.Fprintf(c.Out, "nothing to take: %s\n", orNone(u.Why))
 		return nil
 	}
-	fmt.Fprintln(c.Out, because(p.target+" is staged", u.Why))
+	fmt.Fprintln(c.Out, because(p.target+" is staged, and the next restart tries it", u.Why))
 	return nil
+}
+
+// retryHint adds what can be done where a release is refused because it failed here before.
+func retryHint(u *wherryv1.GetUpdateResponse, o UpdateOptions, err error) error {
+	avoided := func(v string) bool { return strings.HasPrefix(err.Error(), v+" ") }
+	if codeOf(err) == connect.CodeFailedPrecondition && !o.Retry && slices.ContainsFunc(u.Avoided, avoided) {
+		return fmt.Errorf("%w\n(--retry takes it all the same)", err)
+	}
+	return err
 }
 
 // sendBundle uploads a bundle and follows what becomes of it.

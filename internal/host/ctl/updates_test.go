@@ -181,6 +181,7 @@ func TestUpdateRefused(t *testing.T) {
 		want  string
 	}{
 		"by the machine": {&wherryv1.GetUpdateResponse{Version: "12.0.0"}, "12.1.0 did not work here"},
+		"failed before":  {&wherryv1.GetUpdateResponse{Version: "12.0.0", Avoided: []string{"12.1.0"}}, "12.1.0 did not work here\n(--retry takes it all the same)"},
 		"no way":         {&wherryv1.GetUpdateResponse{Unavailable: "it was booted without a boot partition"}, "machine demo cannot replace its release: it was booted without a boot partition"},
 		"old machine":    {nil, "machine demo runs a release that cannot update itself"},
 	} {
@@ -210,7 +211,7 @@ func TestUpdateBundle(t *testing.T) {
 	if r.toy.bundle != content || !r.toy.start.StageOnly || r.toy.start.Bytes != uint64(len(content)) {
 		t.Errorf("sent %v and %d bytes", r.toy.start, len(r.toy.bundle))
 	}
-	if out != "12.1.0 is staged: it waits for somebody to apply it\n" || said != "sending 12.1.0.wherry\nstaging 12.1.0\nstaged 12.1.0\n" {
+	if out != "12.1.0 is staged, and the next restart tries it: it waits for somebody to apply it\n" || said != "sending 12.1.0.wherry\nstaging 12.1.0\nstaged 12.1.0\n" {
 		t.Errorf("printed %q, said %q", out, said)
 	}
 	r.toy.progress, r.toy.err = nil, errdefs.ErrResourceExhausted.WithMessage("no room for it")
@@ -320,7 +321,7 @@ func TestUpdateStatus(t *testing.T) {
 	}
 	out, _ := r.took()
 	want := `Release   12.0.0, verified by Secure Boot, signed by CN=me
-Update    12.1.0 is staged: it waits for the window
+Update    12.1.0 is staged, and the next restart tries it: it waits for the window
 Policy    automatic, channel stable, from https://r.example, window sat 02:00 for 3h
 Paused    until somebody resumes
 Checked   5 minutes ago
@@ -342,7 +343,9 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 		{&wherryv1.GetUpdateResponse{Phase: "downloading", Target: "12.1.0", Progress: &wherryv1.UpdateProgress{Phase: "downloading", Target: "12.1.0", Bytes: 1000, TotalBytes: 2000}},
 			"downloading 12.1.0 [===============               ] 1kB/2kB"},
 		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), Reason: "no network"}},
-			"12.1.0 was left 5 minutes ago: no network"},
+			"12.1.0 did not work 5 minutes ago: no network"},
+		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Offer: &wherryv1.UpdateOffer{Version: "12.2.0", Bytes: 5000}, Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), Reason: "no network"}},
+			"12.1.0 did not work 5 minutes ago: no network; 12.2.0 is there, 5kB"},
 	} {
 		if got := r.updateLine(c.state); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)

@@ -83,19 +83,30 @@ func (c *CLI) updateLine(u *wherryv1.GetUpdateResponse) string {
 	case u.Unavailable != "":
 		return "not possible here: " + u.Unavailable
 	case u.Phase == phaseStaged:
-		return because(u.Target+" is staged", u.Why)
+		return because(u.Target+" is staged, and the next restart tries it", u.Why)
 	case u.Phase != "" && u.Phase != phaseIdle:
 		return progressText(progressOf(u))
+	case c.left(u) != "" && u.Offer != nil:
+		return c.left(u) + "; " + offerText(u.Offer)
+	case c.left(u) != "":
+		return c.left(u)
 	case u.Offer != nil:
 		return because(offerText(u.Offer), u.Why)
 	case u.CheckError != "":
 		return "the last check went wrong: " + firstLine(u.CheckError)
-	case u.Last.GetEndedAt() != nil && u.Last.State != stateCommitted && u.Last.From == u.Version:
-		return because(fmt.Sprintf("%s was left %s", u.Last.To, c.age(u.Last.EndedAt)), firstLine(u.Last.Reason))
 	case u.Policy.GetUrl() == "":
 		return "no repository is configured (updates.url)"
 	}
 	return because("none", u.Why)
+}
+
+// left says which release the machine went back from the last time, as long as it
+// runs the one before; empty: none.
+func (c *CLI) left(u *wherryv1.GetUpdateResponse) string {
+	if u.Last.GetEndedAt() == nil || u.Last.State == stateCommitted || u.Last.From != u.Version {
+		return ""
+	}
+	return because(fmt.Sprintf("%s did not work %s", u.Last.To, c.age(u.Last.EndedAt)), firstLine(u.Last.Reason))
 }
 
 // progressOf is what is under way, for machines that know no details.

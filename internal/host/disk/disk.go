@@ -37,9 +37,6 @@ const (
 	// Bytes is the size of a disk where the format asks for no other: the table, the ESP, and the
 	// table's copy, each aligned.
 	Bytes = disklayout.BootBytes + 2*gpt.Alignment
-	// slots is how many OS files the ESP has room for: the one that runs, the
-	// one before it, and the one that is being written.
-	slots = 3
 )
 
 // Contents are what goes onto a disk.
@@ -95,7 +92,11 @@ func (c Contents) disk(size int64) (*sparse, error) {
 
 // write lays a disk of that size out where zeros are.
 func (c Contents) write(w io.WriterAt, size int64) error {
-	files, err := c.files()
+	b, err := c.boot()
+	if err != nil {
+		return err
+	}
+	files, err := b.Files()
 	if err != nil {
 		return err
 	}
@@ -111,56 +112,28 @@ func (c Contents) write(w io.WriterAt, size int64) error {
 	}
 	start := int64(t.Partitions[0].First) * blockBytes
 	volume := fat.Options{
-		Bytes: disklayout.BootBytes, Start: start, Label: "WHERRY", Time: rootfs.Epoch,
+		Bytes: disklayout.BootBytes, Start: start, Label: disklayout.VolumeLabel, Time: rootfs.Epoch,
 		ID: binary.LittleEndian.Uint32(c.digest("volume")),
 	}
 	return fat.Format(io.NewOffsetWriter(w, start), volume, files)
 }
 
-// files of the ESP of a disk.
-func (c Contents) files() ([]fat.File, error) {
-	const reserve = 4 << 20 // for tables, and what else the firmware puts there
-	if need := slots*len(c.OS) + 2*len(c.Loader) + reserve; need > disklayout.BootBytes {
-		return nil, fmt.Errorf("an OS file of %d bytes is too large: the boot partition of %d must have room for %d of them", len(c.OS), disklayout.BootBytes, slots)
-	}
-	files, err := c.liveFiles()
-	return append(files, fat.File{Path: "EFI/systemd/systemd-bootx64.efi", Data: c.Loader}), err
-}
-
-// liveFiles are those of the ESP that nothing is ever added to.
-func (c Contents) liveFiles() ([]fat.File, error) {
-	files := []fat.File{
-		{Path: "EFI/BOOT/BOOTX64.EFI", Data: c.Loader},
-		{Path: OSPath(c.Version), Data: c.OS},
-		{Path: "loader/loader.conf", Data: []byte(c.settings())},
-	}
+// boot is what the ESP holds.
+func (c Contents) boot() (disklayout.Boot, error) {
+	b := disklayout.Boot{Version: c.Version, OS: c.OS, Loader: c.Loader, Enroll: c.Enroll}
 	if c.Owner == nil {
-		return files, nil
+		return b, nil
 	}
 	list := c.Owner.SignatureList(c.identity("owner"))
+	b.Keys = map[string][]byte{}
 	for _, v := range []pe.Variable{pe.PK, pe.KEK, pe.DB} {
 		auth, err := c.Owner.AuthenticatedVariable(v, list, rootfs.Epoch)
 		if err != nil {
-			return nil, err
+			return b, err
 		}
-		files = append(files, fat.File{Path: "loader/keys/auto/" + string(v) + ".auth", Data: auth})
+		b.Keys[string(v)+".auth"] = auth
 	}
-	return files, nil
-}
-
-// OSPath is where an OS file lies in the ESP. A file that was not tried yet
-// has a count of tries in its name; the one of a fresh disk has none, since
-// there is no older one to go back to.
-func OSPath(version string) string { return "EFI/Linux/wherry_" + version + ".efi" }
-
-// settings of systemd-boot: start the newest OS file at once, and let nobody
-// change the command line.
-func (c Contents) settings() string {
-	text := "timeout 0\neditor no\n"
-	if c.Enroll {
-		text += "secure-boot-enroll force\n"
-	}
-	return text
+	return b, nil
 }
 
 func (c Contents) digest(what string) []byte {

@@ -27,14 +27,15 @@ const minLiveBytes = 34 << 20
 func WriteISO(path string, c Contents) error { return writeFile(path, c.writeISO) }
 
 func (c Contents) writeISO(f *os.File) error {
-	files, err := c.liveFiles()
+	b, err := c.boot()
 	if err != nil {
 		return err
 	}
+	files := b.LiveFiles()
 	t := disklayout.Live(c.identity("live disk"), c.identity("live partition"), liveBytes(files))
 	start := int64(t.Partitions[0].First) * blockBytes
 	volume := fat.Options{
-		Bytes: liveBytes(files), Start: start, Label: "WHERRY", Time: rootfs.Epoch, ClusterBytes: 512,
+		Bytes: liveBytes(files), Start: start, Label: disklayout.VolumeLabel, Time: rootfs.Epoch, ClusterBytes: 512,
 		ID: binary.LittleEndian.Uint32(c.digest("live volume")),
 	}
 	offsets, err := fat.Offsets(volume, files)

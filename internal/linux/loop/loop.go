@@ -34,9 +34,20 @@ func AttachUncached(backing *os.File, blockBytes int) (*os.File, error) {
 	return attach(backing, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}})
 }
 
+// AttachPart makes a range of an open file or disk a device of its own, to be
+// written too, with blocks of that size.
+func AttachPart(backing *os.File, offset, length int64, blockBytes int) (*os.File, error) {
+	return bind(backing, os.O_RDWR, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Offset: uint64(offset), Sizelimit: uint64(length)}})
+}
+
 func attach(backing *os.File, cfg unix.LoopConfig) (*os.File, error) {
+	cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY
+	return bind(backing, os.O_RDONLY, cfg)
+}
+
+func bind(backing *os.File, mode int, cfg unix.LoopConfig) (*os.File, error) {
 	cfg.Fd = uint32(backing.Fd())
-	cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY | unix.LO_FLAGS_AUTOCLEAR
+	cfg.Info.Flags |= unix.LO_FLAGS_AUTOCLEAR
 	copy(cfg.Info.File_name[:len(cfg.Info.File_name)-1], backing.Name())
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
@@ -44,7 +55,7 @@ func attach(backing *os.File, cfg unix.LoopConfig) (*os.File, error) {
 	}
 	defer control.Close()
 	for range attempts {
-		dev, err := attachFree(control, &cfg)
+		dev, err := attachFree(control, mode, &cfg)
 		if err == nil {
 			return dev, nil
 		}
@@ -55,12 +66,12 @@ func attach(backing *os.File, cfg unix.LoopConfig) (*os.File, error) {
 	return nil, fmt.Errorf("attach %s to a loop device: every free one was taken first", backing.Name())
 }
 
-func attachFree(control *os.File, cfg *unix.LoopConfig) (*os.File, error) {
+func attachFree(control *os.File, mode int, cfg *unix.LoopConfig) (*os.File, error) {
 	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
 		return nil, fmt.Errorf("find a free one: %w", err)
 	}
-	dev, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDONLY, 0)
+	dev, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), mode, 0)
 	if err != nil {
 		return nil, err
 	}

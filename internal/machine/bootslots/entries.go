@@ -46,11 +46,30 @@ func (s *Slots) ensureEntries() error {
 	if err != nil {
 		return err
 	}
+	return s.startFrom(p.place)
+}
+
+// StartFrom has the firmware start from a boot partition that was just made, on
+// whatever disk, before anything else.
+func (s *Slots) StartFrom(p efiload.Partition) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.variables.Open()
+	if err == nil {
+		err = s.startFrom(p)
+	}
+	if err != nil {
+		return fmt.Errorf("have the firmware start from the new disk: %w", err)
+	}
+	return nil
+}
+
+func (s *Slots) startFrom(p efiload.Partition) error {
 	have, err := s.readEntries()
 	if err != nil {
 		return err
 	}
-	want := efiload.Option{Active: true, Description: entryName, Partition: p.place, File: loaderPath}.Encode()
+	want := efiload.Option{Active: true, Description: entryName, Partition: p, File: loaderPath}.Encode()
 	plan, err := planEntries(have, want)
 	if err != nil {
 		return err

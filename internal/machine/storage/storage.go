@@ -74,6 +74,7 @@ type Storage struct {
 	options    Options
 	observer   observer
 	origin     origin
+	medium     string // the live medium that the machine was started from; empty: it was not
 	persistent bool
 	place      place
 }
@@ -124,6 +125,7 @@ func (s *Storage) settle(ctx context.Context) (plan, error) {
 		}
 		medium, sure := s.origin.live(places, drives())
 		if medium != "" {
+			s.medium = medium
 			return plan{Why: "it was started from the live medium " + medium}, nil
 		}
 		p := decide(places)
@@ -227,6 +229,12 @@ func (s *Storage) adopt(ctx context.Context) error {
 	}
 	if fs.Type != unix.XFS_SUPER_MAGIC {
 		s.report(true, "the machine runs from memory and forgets everything when it is switched off")
+		s.origin = observeOrigin(efivar.Variables{})
+		places, err := s.observer.look()
+		if err != nil {
+			return err
+		}
+		s.medium, _ = s.origin.live(places, drives())
 		return nil
 	}
 	var st unix.Stat_t
@@ -283,8 +291,15 @@ func isMount(dir string) (bool, error) {
 // Dir is where the state is.
 func (s *Storage) Dir() string { return s.options.Dir }
 
+// Disk is the name of the disk that the state is on; empty: it is in memory.
+func (s *Storage) Disk() string { return s.place.Disk }
+
 // Persistent tells whether the state outlives a power-off.
 func (s *Storage) Persistent() bool { return s.persistent }
+
+// Medium is the live medium that the machine was started from (sr0, sda), which
+// it then left all disks alone for; empty: it was started otherwise.
+func (s *Storage) Medium() string { return s.medium }
 
 // State tells the API about the state file system.
 func (s *Storage) State() *wherryv1.StateInfo {

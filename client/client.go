@@ -64,6 +64,7 @@ type Client struct {
 	Networks   wherryv1connect.NetworkServiceClient
 	Machine    wherryv1connect.MachineServiceClient
 	Updates    wherryv1connect.UpdateServiceClient
+	Install    wherryv1connect.InstallServiceClient
 	Attest     wherryv1connect.AttestServiceClient
 
 	transport *http.Transport
@@ -187,6 +188,7 @@ func newClient(address string, o Options, config *tls.Config) *Client {
 		Networks:   wherryv1connect.NewNetworkServiceClient(hc, base, options...),
 		Machine:    wherryv1connect.NewMachineServiceClient(hc, base, options...),
 		Updates:    wherryv1connect.NewUpdateServiceClient(hc, base, options...),
+		Install:    wherryv1connect.NewInstallServiceClient(hc, base, options...),
 		Attest:     wherryv1connect.NewAttestServiceClient(hc, base, options...),
 		transport:  t,
 		address:    address,

@@ -38,6 +38,8 @@ type Machine struct {
 	Storage Storage `yaml:"storage,omitempty" json:"storage,omitzero"`
 	// Updates is where new releases of the OS come from, and when they are taken.
 	Updates Updates `yaml:"updates,omitempty" json:"updates,omitzero"`
+	// Install has a machine that was started from a live medium install itself onto a disk, once. Machines that were started otherwise ignore it.
+	Install Install `yaml:"install,omitempty" json:"install,omitzero"`
 	// Registries is how image registries are reached, where it differs from HTTPS with public authorities.
 	Registries []Registry `yaml:"registries,omitempty" json:"registries,omitempty"`
 	// Containers are settings of the engine.
@@ -124,6 +126,17 @@ type Storage struct {
 	// OSImage is where the OS is read from while it runs: "memory", "disk" (a copy on the state disk, of which every
 	// block is checked when it is read) or "auto" (default): on the disk where the machine has less than 1 GiB of memory.
 	OSImage string `yaml:"osImage,omitempty" json:"osImage,omitempty"`
+}
+
+// Install says which disk a machine that was started from a live medium installs itself onto. The installed machine has the rest of this document.
+type Install struct {
+	// Disk is a name ("vda", "/dev/nvme0n1") or "serial:" and a serial number; or "first", "smallest" or "largest" of the disks that are empty.
+	Disk string `yaml:"disk" json:"disk"`
+	// Wipe allows that everything on the disk is lost, which must then be named by name or serial number. A disk that was installed by this very
+	// document is not installed again.
+	Wipe bool `yaml:"wipe,omitempty" json:"wipe,omitempty"`
+	// Reboot starts the installed machine when it is done.
+	Reboot bool `yaml:"reboot,omitempty" json:"reboot,omitempty"`
 }
 
 // Updates is where new releases of the OS come from, and when they are taken.

@@ -48,11 +48,29 @@ func validate(m *Machine, add func(Problem)) {
 	validateTime(c.at("time").at("servers"), m.Time.Servers)
 	validateStorage(c.at("storage"), m.Storage)
 	validateUpdates(c.at("updates"), m.Updates)
+	validateInstall(c.at("install"), m.Install)
 	validateRegistries(c.at("registries"), m.Registries)
 	validateContainers(c.at("containers"), m.Containers)
 	validateSystemContainers(c.at("systemContainers"), m.SystemContainers)
 	validateSysctls(c.at("sysctls"), m.Sysctls)
 	validateModules(c.at("modules"), m.Modules)
+}
+
+var diskName = regexp.MustCompile(`^((/dev/)?[A-Za-z0-9]+|serial:[ -~]+)$`)
+
+const maxDiskName = 80
+
+func validateInstall(c check, i Install) {
+	if i == (Install{}) {
+		return
+	}
+	if len(i.Disk) > maxDiskName || !diskName.MatchString(i.Disk) {
+		c.at("disk").errorf("%s is no disk: a name (vda, /dev/sda), serial:NUMBER, first, smallest or largest", shorten(i.Disk))
+		return
+	}
+	if i.Wipe && slices.Contains([]string{"first", "smallest", "largest"}, i.Disk) {
+		c.at("wipe").errorf("a disk that may be wiped must be named, by its name or serial number, and not by %q", i.Disk)
+	}
 }
 
 func validateStorage(c check, s Storage) {

@@ -36,7 +36,7 @@ func newMachineCommand(a *app) *cobra.Command {
 	off := &cobra.Command{Use: "poweroff", Short: "Stop its containers and switch the machine off", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).PowerOff(cmd.Context()) }}
 	root.AddCommand(list, newMachineAddCommand(), machineNameCommand("use NAME", "Choose the machine that commands go to", (*known.Store).Use),
-		machineNameCommand("rm NAME", "Forget a machine", (*known.Store).Remove), newMachineLogCommand(a), newConfigCommand(a), newRebootCommand(a), off, whoami, newUpdateCommand(a), newRollbackCommand(a), newAttestCommand(a))
+		machineNameCommand("rm NAME", "Forget a machine", (*known.Store).Remove), newMachineLogCommand(a), newConfigCommand(a), newRebootCommand(a), newDisksCommand(a), newInstallCommand(a), off, whoami, newUpdateCommand(a), newRollbackCommand(a), newAttestCommand(a))
 	return root
 }
 

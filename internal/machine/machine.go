@@ -39,6 +39,7 @@ import (
 	"wherry.example/wherry/internal/machine/containernet"
 	"wherry.example/wherry/internal/machine/engine"
 	"wherry.example/wherry/internal/machine/hardening"
+	"wherry.example/wherry/internal/machine/install"
 	"wherry.example/wherry/internal/machine/network"
 	"wherry.example/wherry/internal/machine/observe"
 	"wherry.example/wherry/internal/machine/osimage"
@@ -57,6 +58,8 @@ import (
 const (
 	stateDir = "/state"
 	runDir   = "/run/wherry"
+	// machineKey is the machine's identity, in the state.
+	machineKey = "machine/key"
 )
 
 // Options is what wherryd's main knows.
@@ -69,21 +72,22 @@ type Options struct {
 // parts are the subsystems. Methods of other files answer the API from them.
 type parts struct {
 	Options
-	board    *status.Board
-	console  *console.Console
-	modules  *module.Loader
-	storage  *storage.Storage
-	config   *provision.Store
-	network  *network.Network
-	clock    *timesync.Clock
-	volumes  *volume.Volumes
-	networks *containernet.Networks
-	engine   *engine.Engine
-	slots    *bootslots.Slots
-	updates  *update.Updater
-	trial    *trial.Trial
-	server   *server.Server
-	events   atomic.Pointer[engine.Engine] // engine, for those who may be asked before it is there
+	board     *status.Board
+	console   *console.Console
+	modules   *module.Loader
+	storage   *storage.Storage
+	config    *provision.Store
+	network   *network.Network
+	clock     *timesync.Clock
+	volumes   *volume.Volumes
+	networks  *containernet.Networks
+	engine    *engine.Engine
+	slots     *bootslots.Slots
+	updates   *update.Updater
+	installer *install.Installer
+	trial     *trial.Trial
+	server    *server.Server
+	events    atomic.Pointer[engine.Engine] // engine, for those who may be asked before it is there
 
 	work sync.WaitGroup // loops that end with the context
 }
@@ -97,7 +101,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := p.prepare(ctx); err != nil {
 		return err
 	}
-	key, err := server.LoadOrCreateKey(filepath.Join(stateDir, "machine", "key"))
+	key, err := server.LoadOrCreateKey(filepath.Join(stateDir, machineKey))
 	if err != nil {
 		return fmt.Errorf("the machine's key: %w", err)
 	}
@@ -108,12 +112,13 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	p.updates = p.newUpdates()
+	p.installer = p.newInstaller()
 	machine, _ := p.config.Current()
 	p.server, err = server.New(server.Options{
 		Key: key, Version: p.Version, Access: machine.Access, Log: p.Log,
 		Classify:   enginecode.Of,
 		Containers: containers{p.engine}, Images: p.engine, Volumes: p.volumes, Networks: p.networks, Machine: answers{p},
-		Updates:  p.updates,
+		Updates: p.updates, Install: installs{p},
 		Attester: attest.New(attest.Options{Key: key, Version: p.Version}),
 	})
 	if err != nil {
@@ -314,6 +319,7 @@ func (p *parts) serve(ctx context.Context) error {
 	p.board.Set("api", true, "")
 	p.announce(ctx)
 	p.startImage(ctx)
+	p.startInstall(ctx)
 	if err := p.startUpdates(ctx); err != nil {
 		return err
 	}

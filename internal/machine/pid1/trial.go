@@ -20,13 +20,6 @@ import (
 // boot's release: it was kept, or was no trial.
 const releaseSettled = "/run/wherry/settled-release"
 
-// trialExtended holds the seconds by which the configuration lets this trial take longer
-// than usual.
-const trialExtended = "/run/wherry/trial-extended"
-
-// maxExtension is a little more than a configuration may ask for.
-const maxExtension = 30 * time.Minute
-
 // trialLimit is how long that may take: more than wherryd itself allows.
 // Whatever wherryd does not do (it crashes, hangs, or never answers) ends here.
 const trialLimit = 10 * time.Minute
@@ -55,27 +48,9 @@ func (m *machine) watchTrial() {
 	limit := cmp.Or(m.flags.trial, trialLimit)
 	m.log.Infof("this release is on trial: a restart follows unless it is kept within %s", limit)
 	time.Sleep(limit)
-	if more := extension(trialExtended); more > 0 && m.flags.trial == 0 {
-		m.log.Infof("the configuration allows this trial %s more", more)
-		time.Sleep(more)
-		limit += more
-	}
 	if _, err := os.Stat(releaseSettled); errors.Is(err, fs.ErrNotExist) {
 		m.request(power.Restart, "nobody kept this release within "+limit.String())
 	}
-}
-
-// extension reads what wherryd wrote; what makes no sense is nothing.
-func extension(file string) time.Duration {
-	data, err := os.ReadFile(file)
-	if err != nil || len(data) > 8 {
-		return 0
-	}
-	n, err := strconv.Atoi(string(data))
-	if err != nil || n <= 0 {
-		return 0
-	}
-	return min(time.Duration(n)*time.Second, maxExtension)
 }
 
 // onTrial asks the loader's variables. A machine without them has no trials.

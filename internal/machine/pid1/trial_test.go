@@ -4,10 +4,7 @@
 package pid1
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"wherry.example/wherry/internal/linux/efivar"
 )
@@ -33,19 +30,4 @@ func TestOnTrial(t *testing.T) {
 	want("the new one did not load", false)
 	set("LoaderEntrySelected", "wherry_2.0.0+3.efi")
 	want("the new one runs", true)
-}
-
-func TestExtension(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "trial-extended")
-	for text, want := range map[string]time.Duration{"": 0, "900": 15 * time.Minute, "-5": 0, "1e9": 0, "99999999": 30 * time.Minute, "999999999": 0, "12\n": 0} {
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if got := extension(file); got != want {
-			t.Errorf("%q: %s, want %s", text, got, want)
-		}
-	}
-	if got := extension(file + "-"); got != 0 {
-		t.Errorf("no file: %s", got)
-	}
 }

@@ -34,7 +34,8 @@ import (
 const (
 	boardLine = "configuration"
 
-	storedName   = "config.yaml"
+	// StoredName is the document that was applied through the API, or installed with the machine.
+	StoredName   = "config.yaml"
 	lastGoodName = "config.good.yaml"
 )
 
@@ -62,7 +63,7 @@ type Loaded struct {
 
 // Load finds the configuration. It does not fail: see the package's comment.
 func Load(ctx context.Context, o Options) Loaded {
-	sources := append([]Source{Stored(filepath.Join(o.Dir, storedName))}, o.Sources...)
+	sources := append([]Source{Stored(filepath.Join(o.Dir, StoredName))}, o.Sources...)
 	var loaded Loaded
 	var bad []error
 	for _, s := range sources {

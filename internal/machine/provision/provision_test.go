@@ -55,7 +55,7 @@ func TestLoad(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := options(t, tc.source)
-			for name, doc := range map[string]string{storedName: tc.stored, lastGoodName: tc.good} {
+			for name, doc := range map[string]string{StoredName: tc.stored, lastGoodName: tc.good} {
 				if doc != "" {
 					save(t, filepath.Join(o.Dir, name), doc)
 				}
@@ -129,7 +129,7 @@ func TestApply(t *testing.T) {
 	if m, source := s.Current(); m.Name != "good" || source != SourceFwCfg || len(machines) > 0 {
 		t.Errorf("a refused document or a dry run changed the machine: %q from %s", m.Name, source)
 	}
-	if _, err := os.Stat(filepath.Join(o.Dir, storedName)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(o.Dir, StoredName)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a dry run wrote: %v", err)
 	}
 
@@ -144,7 +144,7 @@ func TestApply(t *testing.T) {
 	if l := Load(t.Context(), o); l.Machine.Name != "other" || l.Source != SourceAPI {
 		t.Errorf("next boot: %q from %s", l.Machine.Name, l.Source)
 	}
-	if info, err := os.Stat(filepath.Join(o.Dir, storedName)); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(filepath.Join(o.Dir, StoredName)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("stored document: %v %v", info.Mode(), err)
 	}
 }

@@ -106,7 +106,7 @@ func (s *Store) keep(m config.Machine) error {
 	if err != nil {
 		return err
 	}
-	if err := write(filepath.Join(s.o.Dir, storedName), doc); err != nil {
+	if err := write(filepath.Join(s.o.Dir, StoredName), doc); err != nil {
 		return err
 	}
 	if err := keepGood(s.o.Dir, m); err != nil {

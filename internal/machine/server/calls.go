@@ -92,7 +92,7 @@ func (c *calls) audit(ctx context.Context, procedure, subject string, begin time
 func shortName(procedure string) string { return procedure[strings.LastIndexByte(procedure, '/')+1:] }
 
 // subjectFields are what a request is about; none of them holds a secret.
-var subjectFields = []protoreflect.Name{"container", "name", "image", "path", "signal", "dry_run", "version", "stage_only"}
+var subjectFields = []protoreflect.Name{"container", "name", "image", "path", "signal", "dry_run", "disk", "wipe", "version", "stage_only"}
 
 // subject says what a request is about, looking one level into it (spec, start).
 func subject(m proto.Message) string {

@@ -88,6 +88,9 @@ var methods = map[string]method{
 
 	wherryv1connect.AttestServiceAttestProcedure: {role: config.RoleReader}, // who watches machines needs to change nothing
 
+	wherryv1connect.InstallServiceListDisksProcedure: {role: config.RoleReader},
+	wherryv1connect.InstallServiceInstallProcedure:   {role: config.RoleAdmin, changes: true, bytes: documentMessage},
+
 	wherryv1connect.MachineServiceGetVersionProcedure:  {role: anybody},
 	wherryv1connect.MachineServiceWhoAmIProcedure:      {role: config.RoleReader},
 	wherryv1connect.MachineServiceGetStatusProcedure:   {role: config.RoleReader},

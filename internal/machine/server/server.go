@@ -70,6 +70,7 @@ type Options struct {
 	Volumes    Volumes
 	Networks   Networks
 	Machine    Machine
+	Install    Install  // nil: its methods are answered as not implemented
 	Updates    Updates  // nil: its methods are answered as not implemented
 	Attester   Attester // the same
 }
@@ -197,6 +198,12 @@ func (s *Server) handler() http.Handler {
 		},
 		func() (string, http.Handler) {
 			return wherryv1connect.NewMachineServiceHandler(&machine{Machine: s.opts.Machine, version: s.opts.Version}, options...)
+		},
+		func() (string, http.Handler) {
+			if s.opts.Install == nil {
+				return wherryv1connect.NewInstallServiceHandler(wherryv1connect.UnimplementedInstallServiceHandler{}, options...)
+			}
+			return wherryv1connect.NewInstallServiceHandler(&installs{s.opts.Install}, options...)
 		},
 		func() (string, http.Handler) {
 			if s.opts.Updates == nil {

@@ -126,9 +126,8 @@ func (t trialStatus) tell(now time.Time) *wherryv1.UpdateTrial {
 // tell is the newest attempts, at first the one that is going on.
 func (r Record) tell(limit int) (out []*wherryv1.UpdateRecord) {
 	if a := r.Attempt; a != nil {
-		from, to := a.direction()
 		out = append(out, &wherryv1.UpdateRecord{
-			From: from.String(), To: to.String(), Source: string(a.How), By: a.By, State: string(r.State), Reason: a.Failed,
+			From: a.From.String(), To: a.To.String(), Source: string(a.How), By: a.By, State: string(r.State), Reason: a.Failed,
 			StartedAt: stamp(a.Begun), Delta: a.Delta, DownloadedBytes: uint64(a.Fetched), Bytes: uint64(a.File.Bytes), DeltaRefused: a.Note,
 		})
 	}

@@ -7,13 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"sync"
 	"time"
 
-	"wherry.example/wherry/config"
 	"wherry.example/wherry/release"
 )
 
@@ -117,17 +112,12 @@ func (u *Updater) try(ctx context.Context) bool {
 	u.mu.Unlock()
 	u.setProgress(Progress{Phase: "trying", Target: a.To.String()})
 	u.o.Board.Set(boardLine, true, fmt.Sprintf("%s is on trial: it stays when all is well again within %s", a.To, brief(limit)))
-	u.extend(limit)
 	var held time.Duration
-	var told sync.Once
 	err := u.o.Trial.Wait(ctx, a.Baseline, limit, func(h Health) {
 		held = h.Held
 		u.mu.Lock()
 		u.trial.checks = h.Checks
 		u.mu.Unlock()
-		if h.Held > 0 { // the network is there
-			told.Do(func() { go u.report(ctx) })
-		}
 	})
 	if ctx.Err() != nil {
 		return false // a shutdown, or somebody rolls back
@@ -139,14 +129,6 @@ func (u *Updater) try(ctx context.Context) bool {
 		return u.giveUp(ctx, err.Error())
 	}
 	return true
-}
-
-// extend lets PID 1 wait for a trial that the configuration allows more time than it would.
-func (u *Updater) extend(limit time.Duration) {
-	if limit > config.DefaultTrialLimit {
-		seconds := strconv.Itoa(int((limit - config.DefaultTrialLimit).Seconds()))
-		u.warn("tell PID 1 how long the trial may take", os.WriteFile(filepath.Join(u.o.RunDir, extendFile), []byte(seconds), 0o644))
-	}
 }
 
 // bless makes the running release the one that is started for good.

@@ -140,7 +140,6 @@ func (u *Updater) finish(j *job, rel release.Release, stageOnly bool) error {
 	}
 	p.Phase, p.RebootAt = "rebooting", u.o.Now()
 	j.tell(p)
-	u.reportSoon()
 	return u.reboot()
 }
 

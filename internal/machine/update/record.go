@@ -119,19 +119,12 @@ func (r Record) under() bool { return r.Attempt != nil }
 // end moves the attempt to the history.
 func (r *Record) end(state release.State, result Result, reason string, now time.Time) {
 	a := r.Attempt
-	from, to := a.direction()
-	e := Entry{From: from, To: to, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note}
+	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note}
+	if a.How == Rollback { // it was the running one that was left
+		e.From, e.To = a.To, a.From
+	}
 	r.History = append([]Entry{e}, r.History[:min(len(r.History), maxHistory-1)]...)
 	r.State, r.Attempt = state, nil
-}
-
-// direction is from where to where the machine went. When somebody goes back, it is the running release that is
-// left as one that failed.
-func (a Attempt) direction() (from, to release.Version) {
-	if a.How == Rollback {
-		return a.To, a.From
-	}
-	return a.From, a.To
 }
 
 // avoid remembers a release that did not work.

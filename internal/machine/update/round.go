@@ -36,7 +36,6 @@ func (u *Updater) round(ctx context.Context) time.Duration {
 	if ctx.Err() != nil {
 		return pollEvery
 	}
-	u.count(err)
 	if err != nil {
 		u.o.Log.Warn("update", "error", err)
 		if !u.o.ClockSet() && errors.Is(err, release.ErrExpired) {
@@ -45,16 +44,6 @@ func (u *Updater) round(ctx context.Context) time.Duration {
 		return pause(failures + 1)
 	}
 	return u.until(acts)
-}
-
-// count counts failures in a row.
-func (u *Updater) count(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.looked.failures++
-	if err == nil {
-		u.looked.failures = 0
-	}
 }
 
 // until waits for the regular look, or for the machine's own time if that is sooner.
@@ -78,7 +67,6 @@ func (u *Updater) restartStaged(s Settings) time.Duration {
 	n := s.next(id, release.Release{Version: r.Attempt.To, Published: r.Attempt.Published}, r.Paused, u.o.Now())
 	if n.Apply {
 		u.warn("restart", u.reboot())
-		return pollEvery
 	}
 	return u.until(n.At)
 }
@@ -105,7 +93,6 @@ func (u *Updater) lookAndAct(ctx context.Context, j *job, s Settings) (time.Time
 	u.acts(n.At)
 	switch {
 	case n.Apply:
-		n.At = time.Time{} // the machine goes down
 		err = u.take(ctx, j, repo, rel, false)
 	case n.Download:
 		var f fetched
@@ -137,6 +124,9 @@ func (u *Updater) note(offer *release.Release, delta int64, why string, err erro
 	l.offer, l.delta, l.why, l.err, l.acts = offer, delta, why, "", time.Time{}
 	if err != nil {
 		l.err = bounded(err.Error(), maxReason)
+		l.failures++
+	} else {
+		l.failures = 0
 	}
 	if err == nil || offer != nil {
 		l.at = u.o.Now()
@@ -208,13 +198,6 @@ func (u *Updater) report(ctx context.Context) {
 		return
 	}
 	u.warn("", u.amend(func(r *Record) { r.Reported = &news }))
-}
-
-// reportSoon tells the status page before the machine restarts, if that can be done at once.
-func (u *Updater) reportSoon() {
-	ctx, cancel := context.WithTimeout(u.alive, 3*time.Second)
-	defer cancel()
-	u.report(ctx)
 }
 
 func reportOf(r Record, version release.Version, channel release.Channel) release.Report {

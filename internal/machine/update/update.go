@@ -25,8 +25,7 @@
 //
 // It owns STATE/update (the record, the id for rollouts, verified metadata,
 // the download, a bundle that was sent), and /run/wherry/settled-release: the empty file is there
-// once this boot is no trial, or not any more. PID 1 restarts a machine on trial on which it does not appear
-// in ten minutes, and in the seconds that trial-extended beside it holds.
+// once this boot is no trial, or not any more. PID 1 restarts a machine on trial on which it does not appear.
 // It reads the repository of the configuration, bundles that people send, and
 // *.wherry files on USB sticks that are there at boot, all through package release, and believes nothing
 // else. The boot partition is reached through Slots, the judgement of the machine's work
@@ -60,8 +59,6 @@ import (
 const (
 	boardLine   = "update"
 	settledFile = "settled-release"
-	// extendFile holds the seconds by which a trial may take longer than PID 1 assumes.
-	extendFile = "trial-extended"
 	// OSFile is the part of a release that machines take.
 	OSFile = release.OSFile
 )

@@ -58,8 +58,6 @@ type world struct {
 	events   []string
 	console  []string
 	board    *status.Board
-	daemon   *Updater  // of this boot
-	waiting  chan bool // a slow trial has begun
 }
 
 type file struct {
@@ -74,7 +72,7 @@ var errDark = errors.New("the power is gone")
 func newWorld(t testing.TB, runs string) *world {
 	w := &world{
 		t: t, dir: memoryDir(t), persistent: true, clockSet: true, now: release.Epoch.Add(100 * 24 * time.Hour), free: 10 << 30,
-		how: map[string]string{}, slots: map[string]*file{runs: {}}, board: &status.Board{}, waiting: make(chan bool, 9),
+		how: map[string]string{}, slots: map[string]*file{runs: {}}, board: &status.Board{},
 	}
 	return w
 }
@@ -193,9 +191,6 @@ func (w *world) life(do func(u *Updater) error) (err error) {
 	w.mu.Unlock()
 	u := w.updater()
 	u.o.again = 0
-	w.mu.Lock()
-	w.daemon = u
-	w.mu.Unlock()
 	u.o.bootID = fmt.Sprint("boot ", w.boot)
 	if !u.settle(ctx) || ctx.Err() != nil {
 		return nil
@@ -318,10 +313,6 @@ func (w worldTrial) Baseline(context.Context) (json.RawMessage, error) {
 
 func (w worldTrial) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error {
 	progress(Health{Checks: []Check{{Name: "containers", Well: false, Message: "redis is starting"}}})
-	if w.how[w.running] == "slow" {
-		w.waiting <- true
-		<-ctx.Done()
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {

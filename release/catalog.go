@@ -25,11 +25,12 @@ type Entry struct {
 }
 
 type custom struct {
-	Wherry *Entry `json:"wherry"`
+	Wherry *Entry  `json:"wherry,omitempty"`
+	Delta  *origin `json:"wherryDelta,omitempty"`
 }
 
 // MarshalCustom writes the entry as a target's custom field.
-func (e Entry) MarshalCustom() (json.RawMessage, error) { return json.Marshal(custom{&e}) }
+func (e Entry) MarshalCustom() (json.RawMessage, error) { return json.Marshal(custom{Wherry: &e}) }
 
 // ParseEntry reads what MarshalCustom wrote.
 func ParseEntry(raw *json.RawMessage) (Entry, error) {
@@ -99,12 +100,25 @@ func addTarget(found map[string]*Release, name string, t *metadata.TargetFiles) 
 		found[dir] = &r
 	}
 	if base != ManifestName {
-		found[dir].Files = append(found[dir].Files, f)
-		return nil
+		return found[dir].add(f, t.Custom)
 	}
 	e, err := ParseEntry(t.Custom)
 	found[dir].Manifest, found[dir].Published, found[dir].Channels, found[dir].Withdrawn = f, e.Published, e.Channels, e.Withdrawn
 	return err
+}
+
+// add adds a file that is not the manifest.
+func (r *Release) add(f File, custom *json.RawMessage) error {
+	d, err := parseDelta(custom, f)
+	switch {
+	case err != nil:
+		return err
+	case d != nil:
+		r.Deltas = append(r.Deltas, *d)
+	default:
+		r.Files = append(r.Files, f)
+	}
+	return nil
 }
 
 // parseFolder is the inverse of Folder.

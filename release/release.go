@@ -24,6 +24,7 @@ type Release struct {
 	Withdrawn *Withdrawal         `json:"withdrawn,omitempty"`
 	Manifest  File                `json:"manifest"`
 	Files     []File              `json:"files"` // the parts, by name
+	Deltas    []Delta             `json:"deltas,omitempty"`
 }
 
 // Withdrawal says since when, and why, nobody takes a release any more.

@@ -54,7 +54,7 @@ func newReleaseCommand(a *app) *cobra.Command {
 	f.StringArrayVar(&r.rootKeys, "root-key", nil, "file of a root key; again for more")
 	f.StringVar(&r.passphraseFile, "passphrase-file", "", "file with the passphrase of the keys (default: $WHERRY_PASSPHRASE, or ask)")
 	cmd.AddCommand(r.keyCommand(), r.initCommand(), r.publishCommand(), r.promoteCommand(), r.rolloutCommand(), r.withdrawCommand(), r.removeCommand(),
-		r.refreshCommand(), r.listCommand(), r.versionCommand(), r.serveCommand(), r.bundleCommand(), r.verifyCommand(), r.chooseCommand(), r.verifyAttestationCommand())
+		r.refreshCommand(), r.listCommand(), r.versionCommand(), r.serveCommand(), r.bundleCommand(), r.deltaCommand(), r.verifyCommand(), r.chooseCommand(), r.verifyAttestationCommand())
 	return cmd
 }
 
@@ -167,12 +167,17 @@ func parseStart(s string, now time.Time) (time.Time, error) {
 func (r *releaseApp) publishCommand() *cobra.Command {
 	var version, edition, arch string
 	var f rolloutFlags
+	var small deltaFlags
 	cmd := &cobra.Command{
 		Use: "publish IMAGE...", Short: "Publish images, in the alpha channel", Args: cobra.MinimumNArgs(1),
 		Long: `Publish images: folders that ` + "`wherry build`" + ` wrote, and further files, which belong to
 the folder named before them. Files without a folder need --version, --edition
-and --arch. What is published never changes; doing it again does nothing.`,
-		Example: "  wherry release publish build/core-amd64\n  wherry release publish build/core-amd64 build/wherry.raw build/docker-amd64",
+and --arch. What is published never changes; doing it again does nothing.
+
+With an OS file (wherry.efi) come deltas: small files from which machines with an
+older release get the same bytes. Each is applied and compared before it is signed,
+which takes a minute or so; one that is no good is left out.`,
+		Example: "  wherry release publish build/core-amd64\n  wherry release publish build/core-amd64 build/wherry.raw build/docker-amd64\n  wherry release publish build/core-amd64 --deltas none",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			base := release.Manifest{Edition: edition, Arch: arch}
 			var err error
@@ -189,7 +194,12 @@ and --arch. What is published never changes; doing it again does nothing.`,
 			if err != nil {
 				return err
 			}
+			deltas, err := small.deltas(cmd, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
 			err = r.with(cmd, func(ctx context.Context, repository *publishing.Repository, keys publishing.Keys) error {
+				repository.Deltas = deltas
 				return repository.Publish(ctx, keys, images, rollout)
 			})
 			for _, i := range images {
@@ -201,6 +211,7 @@ and --arch. What is published never changes; doing it again does nothing.`,
 		},
 	}
 	f.register(cmd)
+	small.register(cmd)
 	cmd.Flags().StringVar(&version, "version", "", "version of files without a folder")
 	cmd.Flags().StringVar(&edition, "edition", "core", "edition of files without a folder")
 	cmd.Flags().StringVar(&arch, "arch", "amd64", "architecture of files without a folder")

@@ -22,6 +22,7 @@ import (
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/machine/bootslots"
+	"wherry.example/wherry/internal/machine/rebuild"
 	"wherry.example/wherry/internal/machine/trial"
 	"wherry.example/wherry/internal/machine/update"
 	"wherry.example/wherry/release"
@@ -34,6 +35,7 @@ func (p *parts) newUpdates() *update.Updater {
 		Log: p.Log, Board: p.board, Dir: filepath.Join(stateDir, "update"), RunDir: runDir, Persistent: p.storage.Persistent(),
 		Version: p.Version, Edition: edition("/etc/os-release"), Arch: runtime.GOARCH, RootFile: release.RootFile,
 		Slots: slots{p.slots}, Trial: judge{p}, Verified: p.verifiedBoot,
+		Deltas:   deltas{p.slots, rebuild.New(rebuild.Options{Log: p.Log, Dir: filepath.Join(stateDir, "update", "rebuild")})},
 		Reboot:   func() error { return answers{p}.askInit("restart for an update", syscall.SIGTERM) },
 		ClockSet: func() bool { set, _ := p.clock.Status(); return set },
 		Event:    p.updateEvent, Console: p.console.Step,
@@ -135,6 +137,21 @@ func (s slots) Remove(version string) error {
 		return err
 	}
 	return nil
+}
+
+// deltas are made of the running OS file.
+type deltas struct {
+	slots     *bootslots.Slots
+	rebuilder *rebuild.Rebuilder
+}
+
+func (d deltas) Find(to release.Release, from release.Version) (release.File, bool) {
+	found, ok := to.Delta(release.OSFile, from)
+	return found.File, ok
+}
+
+func (d deltas) Rebuild(ctx context.Context, from update.Slot, delta, dst *os.File) error {
+	return d.rebuilder.Rebuild(ctx, func(use func(*os.File) error) error { return d.slots.Read(from.Version, use) }, delta, dst)
 }
 
 // judge is the trial as updates see it. It is there when the API is.

@@ -116,6 +116,9 @@ func (r *Repository) Publish(ctx context.Context, keys Keys, images []Image, rol
 	changed := false
 	for _, i := range images {
 		added, err := r.add(i, rollout)
+		if err == nil && added {
+			err = r.addDeltas(ctx, i)
+		}
 		if err != nil {
 			return fmt.Errorf("publish %s: %w", i.Manifest.Version, err)
 		}

@@ -49,8 +49,9 @@ const lockWait = 10 * time.Second
 
 // Repository is a locked repository.
 type Repository struct {
-	Dir string
-	Now func() time.Time
+	Dir    string
+	Now    func() time.Time
+	Deltas Deltas // made when an OS file is published
 
 	lock      *os.File
 	write     func(path string, data []byte) error

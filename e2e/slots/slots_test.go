@@ -32,12 +32,11 @@ func TestSlots(t *testing.T) {
 	boot(t, m, "2.0.0+0-1,1.0.0*",
 		"1.0.0* choose wherry_1.0.0.efi",
 		"1.0.0* stage 2.0.0",
-		"1.0.0* stage 2.0.0",
 		"1.0.0* reboot",
 		"2.0.0+2-1*,1.0.0 remove 1.0.0 = it is what the machine goes back to",
 		"2.0.0+2-1*,1.0.0 retire 2.0.0",
 		"2.0.0+2-1*,1.0.0 bless = it was retired",
-		"2.0.0+2-1*,1.0.0 reboot",
+		"2.0.0+2-1*,1.0.0 hang",
 		"2.0.0+0-1,1.0.0* bless", // nothing is on trial: nothing to do
 		"2.0.0+0-1,1.0.0* retire 1.0.0 = there is no other that could be started",
 		"2.0.0+0-1,1.0.0* stage 3.0.0",
@@ -165,8 +164,8 @@ func boot(t *testing.T, m *vmtest.Machine, end string, script ...string) {
 	}
 	for _, s := range script {
 		line, want, failing := strings.Cut(s, " = ")
-		if strings.HasSuffix(line, " reboot") {
-			continue
+		if strings.HasSuffix(line, " reboot") || strings.HasSuffix(line, " hang") {
+			continue // no result: the machine starts again
 		}
 		got := regexp.MustCompile(`guest: ` + regexp.QuoteMeta(line) + `: (.*)`).FindStringSubmatch(console)
 		if got == nil || !failing && strings.TrimSpace(got[1]) != "ok" || failing && !strings.Contains(got[1], want) {
@@ -229,7 +228,7 @@ func osFile(t *testing.T, stub, initramfs []byte, version, flags string) []byte 
 }
 
 // needed are the modules that the guest loads, with what they need.
-var needed = regexp.MustCompile(`^(index|virtio.*|qemu_fw_cfg.*|efivarfs.*|v?fat.*|nls_.*)$`)
+var needed = regexp.MustCompile(`^(index|virtio.*|qemu_fw_cfg.*|watchdog.*|i6300esb.*|efivarfs.*|v?fat.*|nls_.*)$`)
 
 // initramfs is the guest with them.
 func initramfs(t *testing.T, init, modules string) []byte {

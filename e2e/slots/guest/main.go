@@ -11,7 +11,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,7 @@ import (
 	"wherry.example/wherry/internal/linux/efivar"
 	"wherry.example/wherry/internal/linux/module"
 	"wherry.example/wherry/internal/linux/power"
+	"wherry.example/wherry/internal/linux/watchdog"
 	"wherry.example/wherry/internal/machine/bootslots"
 )
 
@@ -49,7 +49,7 @@ func run(console io.Writer) error {
 	if err := modules.Load("virtio_blk", "qemu_fw_cfg", "efivarfs"); err != nil {
 		return err
 	}
-	g := guest{slots: bootslots.Open(bootslots.Options{Log: slog.New(slog.NewTextHandler(console, nil)), Load: modules.Load})}
+	g := guest{modules: modules, slots: bootslots.Open(bootslots.Options{Log: slog.New(slog.NewTextHandler(console, nil)), Load: modules.Load})}
 	here, err := g.text()
 	fmt.Fprintf(console, "guest: at %s %s\n", here, outcome(err))
 	script, err := os.ReadFile("/sys/firmware/qemu_fw_cfg/by_name/opt/wherry/config/raw")
@@ -68,7 +68,10 @@ func run(console io.Writer) error {
 	return nil
 }
 
-type guest struct{ slots *bootslots.Slots }
+type guest struct {
+	modules *module.Loader
+	slots   *bootslots.Slots
+}
 
 // text shows all slots in a word: "2.0.0+2-1*,1.0.0", with a star at the running one.
 func (g guest) text() (string, error) {
@@ -105,6 +108,15 @@ func (g guest) do(words []string) error {
 		return g.slots.Remove(version)
 	case "choose": // as the loader's menu does it
 		return efivar.Variables{}.Write(efivar.Name{Name: "LoaderEntryDefault", Vendor: efivar.Loader}, efivar.Encode(version))
+	case "hang": // until the hardware's watchdog has had enough
+		if err := g.modules.Load("i6300esb"); err != nil {
+			return err
+		}
+		_, err := watchdog.Open("watchdog0", 2*time.Second)
+		if err == nil {
+			time.Sleep(time.Minute)
+		}
+		return errors.Join(errors.New("nothing has reset the machine"), err)
 	case "reboot":
 		time.Sleep(50 * time.Millisecond) // until the console has shown what was said
 		return power.Restart.Do()
@@ -127,8 +139,5 @@ func (g guest) stage(version string) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	if err := g.slots.Stage(context.Background(), version, f, nil); err != nil {
-		return err
-	}
-	return g.slots.Check(context.Background(), version, sha256.Sum256(data))
+	return g.slots.Stage(context.Background(), version, f, nil)
 }

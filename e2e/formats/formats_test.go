@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// built is a file of the image of this checkout, in all formats.
+// built is a file of the image of this checkout, in all formats, signed.
 func built(t *testing.T, name string) string {
 	t.Helper()
 	once.Do(func() {
@@ -42,7 +42,12 @@ func built(t *testing.T, name string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := image.Options{Output: made, Formats: image.Formats, Progress: func(line string) { t.Log(line) }}
+		key, certificate := filepath.Join(made, "key"), filepath.Join(made, "certificate")
+		run(t, "openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=Owner", "-keyout", key, "-out", certificate)
+		o := image.Options{
+			Output: made, Formats: image.Formats, Progress: func(line string) { t.Log(line) },
+			SecureBootKey: key, SecureBootCertificate: certificate, SecureBootEnroll: true,
+		}
 		if _, err := image.Build(t.Context(), o); err != nil {
 			os.RemoveAll(made)
 			t.Fatal(err)
@@ -135,7 +140,7 @@ func TestNetboot(t *testing.T) {
 // rom is iPXE for virtio's network adapters, of Debian's package ipxe-qemu.
 const rom = "/usr/lib/ipxe/qemu/efi-virtio.rom"
 
-// The live medium starts from a drive for CDs and as a disk. The empty disk of the
+// The live medium starts from a drive for CDs, with Secure Boot, and as a disk. The empty disk of the
 // machine, which it would take for its state else, stays empty.
 func TestISO(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -144,9 +149,9 @@ func TestISO(t *testing.T) {
 	}{"CD": {false, "sr0"}, "stick": {true, "vda"}} {
 		t.Run(name, func(t *testing.T) {
 			u := vmtest.NewUser(t)
-			m := vmtest.Start(t, vmtest.Options{CDROM: built(t, "wherry.iso"), CDROMStick: c.stick, DiskBytes: 1 << 30, Config: u.Config()})
+			m := vmtest.Start(t, vmtest.Options{CDROM: built(t, "wherry.iso"), CDROMStick: c.stick, SecureBoot: !c.stick, DiskBytes: 1 << 30, Config: u.Config()})
 			u.Knows(m)
-			if out := u.Run("status"); m.Ready().State != "memory" || !strings.Contains(out, "live medium "+c.medium) {
+			if out := u.Run("status"); m.Ready().State != "memory" || !strings.Contains(out, "live medium "+c.medium) || !c.stick && !strings.Contains(out, "verified by Secure Boot") {
 				t.Errorf("state %s:\n%s", m.Ready().State, out)
 			}
 			m.Kill()

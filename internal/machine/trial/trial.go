@@ -111,8 +111,8 @@ const (
 	defaultStable = 10 * time.Second
 	firstPause    = 250 * time.Millisecond
 	lastPause     = 3 * time.Second
-	// probeLimit bounds one look at one thing.
-	probeLimit = 10 * time.Second
+	// probeLimit bounds one look at one thing: a command in a container of a machine that has just begun its work is slow.
+	probeLimit = 30 * time.Second
 	// maxShown bounds how many checks an error tells of, maxMessage each of them.
 	maxShown   = 16
 	maxMessage = 600

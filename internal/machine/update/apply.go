@@ -29,7 +29,7 @@ func (u *Updater) carryOut(ctx context.Context, d Decision) bool {
 	if d.Retire != "" && !d.Reboot {
 		u.warn("keep the loader from starting "+d.Retire, u.o.Slots.Retire(d.Retire))
 	}
-	u.warn("", u.keep(d.Record))
+	u.hold(d.Record)
 	u.publish(before, d.Record)
 	if d.Bless {
 		u.warn("bless the release that was committed", u.o.Slots.Bless())
@@ -38,7 +38,7 @@ func (u *Updater) carryOut(ctx context.Context, d Decision) bool {
 		u.settled()
 	}
 	if d.Measure != nil {
-		go u.measure(ctx, *d.Measure)
+		u.side.Go(func() { u.measure(ctx, *d.Measure) })
 	}
 	switch {
 	case d.Reboot:
@@ -47,6 +47,17 @@ func (u *Updater) carryOut(ctx context.Context, d Decision) bool {
 		return u.try(ctx)
 	}
 	return true
+}
+
+// hold makes r the record. What was decided holds for this boot also when it cannot be written down: the next start decides anew.
+func (u *Updater) hold(r Record) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.keepLocked(r); err != nil {
+		u.o.Log.Warn("update", "error", err)
+		u.record = r
+	}
+	u.reconciled = true
 }
 
 func (u *Updater) warn(doing string, err error) {

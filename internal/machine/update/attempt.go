@@ -58,6 +58,8 @@ func (u *Updater) begin(how How, by string, also func(Progress)) (*job, error) {
 		return nil, errdefs.ErrFailedPrecondition.WithMessage("this machine cannot be updated: " + u.impossible.Error())
 	case u.closing:
 		return nil, errClosing
+	case !u.reconciled:
+		return nil, errdefs.ErrUnavailable.WithMessage("the machine is still finding out what it was started from: ask again in a moment")
 	case u.record.State == release.StateTrying:
 		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("%s is on trial: wait for it to be committed or rolled back", u.record.Attempt.To))
 	case u.busy != "":

@@ -108,6 +108,7 @@ type Updater struct {
 	wake    chan struct{}
 
 	save    func(Record) error // to the disk
+	side    sync.WaitGroup     // what ends with Run's context
 	writing sync.WaitGroup     // what must not be cut by a shutdown
 	alive   context.Context
 	kill    context.CancelFunc // ends what may be cut
@@ -117,6 +118,7 @@ type Updater struct {
 	settings   Settings
 	http       *release.HTTP // of the settings
 	record     Record
+	reconciled bool  // what this boot is has been found out
 	impossible error // why this machine cannot be updated
 	busy       string
 	closing    bool
@@ -204,6 +206,7 @@ func (u *Updater) kick() {
 
 // Run reconciles, tries what is on trial, and then follows the policy until ctx ends.
 func (u *Updater) Run(ctx context.Context) {
+	defer u.side.Wait()
 	if !u.settle(ctx) {
 		return
 	}
@@ -305,13 +308,7 @@ func (u *Updater) current() Record {
 	return u.record
 }
 
-// keep makes r the record. Only a record on the disk counts.
-func (u *Updater) keep(r Record) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.keepLocked(r)
-}
-
+// keepLocked makes r the record. Only a record on the disk counts.
 func (u *Updater) keepLocked(r Record) error {
 	if reflect.DeepEqual(r, u.record) {
 		return nil

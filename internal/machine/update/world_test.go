@@ -190,6 +190,7 @@ func (w *world) life(do func(u *Updater) error) (err error) {
 	w.end = cancel
 	w.mu.Unlock()
 	u := w.updater()
+	defer func() { cancel(); u.side.Wait() }()
 	u.o.again = 0
 	u.o.bootID = fmt.Sprint("boot ", w.boot)
 	if !u.settle(ctx) || ctx.Err() != nil {

@@ -24,5 +24,6 @@ func (p *parts) readDeaths() {
 	p.note("what the last kernel left", err)
 	for _, d := range deaths {
 		p.Log.Error("a kernel died before this start", "kind", d.Kind, "reason", d.Reason, "at", d.Time)
+		p.died = d.Kind + ": " + d.Reason
 	}
 }

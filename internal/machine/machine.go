@@ -82,6 +82,7 @@ type parts struct {
 	volumes   *volume.Volumes
 	networks  *containernet.Networks
 	engine    *engine.Engine
+	died      string // why a kernel before this one died, if one did
 	slots     *bootslots.Slots
 	updates   *update.Updater
 	installer *install.Installer

@@ -21,7 +21,7 @@ import (
 
 // seen looks at the boot partition.
 func (u *Updater) seen(ctx context.Context, r Record) (Seen, error) {
-	s := Seen{Persistent: u.o.Persistent, Now: u.o.Now(), Boot: u.o.bootID}
+	s := Seen{Persistent: u.o.Persistent, Now: u.o.Now(), Boot: u.o.bootID, Died: u.o.Died}
 	var err error
 	if s.Running, err = u.o.Slots.Running(); err != nil {
 		return s, fmt.Errorf("ask which slot runs: %w", err)

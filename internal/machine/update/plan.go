@@ -26,6 +26,7 @@ type Seen struct {
 	Boot       string // id of this boot
 	Persistent bool   // the state is on a disk
 	Damage     string // what is wrong with the file that was staged; asked for where wantsCheck says so
+	Died       string // why a kernel before this one died
 	Now        time.Time
 }
 
@@ -206,9 +207,10 @@ func onOther(r Record, s Seen) Decision {
 func failed(r Record, s Seen, slot Slot, there bool) Decision {
 	a := r.Attempt
 	reason := whyFailed(*a, slot, there, s.Damage)
-	if a.How != Rollback {
-		reason = bounded(reason, maxReason)
+	if s.Died != "" && a.Failed == "" {
+		reason += "; a kernel ended with " + s.Died
 	}
+	reason = bounded(reason, maxReason)
 	r.avoid(a.To, reason, s.Now)
 	r.end(release.StateRolledBack, RolledBack, reason, s.Now)
 	d := Decision{Record: r, Settled: true, Measure: a, Say: fmt.Sprintf("rolled back from %s to %s: %s", a.To, s.Running.Version, reason)}

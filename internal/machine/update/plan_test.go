@@ -178,6 +178,16 @@ func TestDecideDamage(t *testing.T) {
 	}
 }
 
+// What the kernel could still say is in the reason.
+func TestDecideDeath(t *testing.T) {
+	s := partition("1.1.0+0-3 1.0.0*")
+	s.Died = "Panic: Attempted to kill init!"
+	d := Decide(Record{State: release.StateStaged, Attempt: to11()}, s)
+	if !strings.HasSuffix(d.Record.last().Reason, "; a kernel ended with Panic: Attempted to kill init!") {
+		t.Errorf("%+v", d.Record.last())
+	}
+}
+
 // Every place in the record, with every boot partition, leads to rest within a few boots
 // when the loader does its part.
 func TestDecideEnds(t *testing.T) {

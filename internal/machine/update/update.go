@@ -83,6 +83,8 @@ type Options struct {
 	Reboot func() error
 	// ClockSet says whether a time server has confirmed the clock.
 	ClockSet func() bool
+	// Died is why a kernel before this one died, if one did and could tell.
+	Died string
 	// Verified is how this boot was verified; nil: nobody knows.
 	Verified func() *wherryv1.UpdateTrust
 	// Event tells of a change: staged, trying, committed, rolled-back.

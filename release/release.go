@@ -74,7 +74,7 @@ type Machine struct {
 	Current Version
 	Channel Channel
 	Pin     *Version  // take this version and no other
-	Avoid   []Version // did not work here
+	Avoid   []Version // did not work here; unless pinned, the machine waits for a newer one than these
 }
 
 // Choose returns the release that the machine should go to, or why it stays
@@ -129,6 +129,11 @@ func (m Machine) refuses(r Release, now time.Time) string {
 	}
 	if m.Pin != nil {
 		return ""
+	}
+	for _, a := range m.Avoid {
+		if r.Version.Compare(a) < 0 {
+			return fmt.Sprintf("%s did not work here, and %s is older", a, r.Version)
+		}
 	}
 	if rollout := r.Channels[m.Channel]; !rollout.Includes(m.ID, r.Version, now) {
 		return fmt.Sprintf("%s is for %d percent of the machines from %s on, and this one has place %d",

@@ -166,6 +166,7 @@ func parseStart(s string, now time.Time) (time.Time, error) {
 
 func (r *releaseApp) publishCommand() *cobra.Command {
 	var version, edition, arch string
+	var anyRoot bool
 	var f rolloutFlags
 	var small deltaFlags
 	cmd := &cobra.Command{
@@ -199,7 +200,7 @@ which takes a minute or so; one that is no good is left out.`,
 				return err
 			}
 			err = r.with(cmd, func(ctx context.Context, repository *publishing.Repository, keys publishing.Keys) error {
-				repository.Deltas = deltas
+				repository.Deltas, repository.AnyRoot = deltas, anyRoot
 				return repository.Publish(ctx, keys, images, rollout)
 			})
 			for _, i := range images {
@@ -215,6 +216,7 @@ which takes a minute or so; one that is no good is left out.`,
 	cmd.Flags().StringVar(&version, "version", "", "version of files without a folder")
 	cmd.Flags().StringVar(&edition, "edition", "core", "edition of files without a folder")
 	cmd.Flags().StringVar(&arch, "arch", "amd64", "architecture of files without a folder")
+	cmd.Flags().BoolVar(&anyRoot, "any-root", false, "publish also OS files that carry no root role, or another repository's: their machines take no more updates from this one")
 	return cmd
 }
 

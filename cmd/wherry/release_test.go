@@ -75,8 +75,12 @@ func (p *publisher) image(version string) string {
 	p.t.Helper()
 	dir := filepath.Join(p.dir, "build-"+version)
 	content := bytes.Repeat([]byte("kernel of "+version+" "), 1000)
-	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{"release":"6.12"},"parts":[{"name":"kernel","bytes":%[2]d,"sha256":"%[3]x"},{"name":"wherry.efi","bytes":%[2]d,"sha256":"%[3]x"}]}`,
-		version, len(content), sha256.Sum256(content))
+	root, err := os.ReadFile(filepath.Join(p.repo, "metadata", "1.root.json"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{"release":"6.12"},"trust":{"rootVersion":1,"sha256":"%[4]x"},"parts":[{"name":"kernel","bytes":%[2]d,"sha256":"%[3]x"},{"name":"wherry.efi","bytes":%[2]d,"sha256":"%[3]x"}]}`,
+		version, len(content), sha256.Sum256(content), sha256.Sum256(root))
 	for name, data := range map[string][]byte{"kernel": content, "wherry.efi": content, "manifest.json": []byte(manifest)} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			p.t.Fatal(err)

@@ -29,6 +29,32 @@ func (f *fixture) osImage(version string) []Image {
 	return images
 }
 
+// TestRootRoleIsAsked: an OS file that trusts nobody, or somebody else, is not published by mistake.
+func TestRootRoleIsAsked(t *testing.T) {
+	f := newFixture(t)
+	for name, tt := range map[string]struct {
+		trust *release.Trust
+		want  string
+	}{
+		"none":     {nil, "carries no root role"},
+		"another":  {&release.Trust{RootVersion: 1, SHA256: strings.Repeat("ab", 32)}, "root role of another repository"},
+		"a future": {&release.Trust{RootVersion: 7, SHA256: strings.Repeat("ab", 32)}, "root role of another repository"},
+	} {
+		images := f.osImage("100.0.0")
+		images[0].Manifest.Trust = tt.trust
+		publish := func(ctx context.Context, r *Repository) error { return r.Publish(ctx, f.keys, images, all) }
+		if err := f.with(publish); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	images := f.osImage("100.0.0")
+	images[0].Manifest.Trust = nil
+	f.check(f.with(func(ctx context.Context, r *Repository) error {
+		r.AnyRoot = true
+		return r.Publish(ctx, f.keys, images, all)
+	}))
+}
+
 // TestDeltaSources: which older releases get a delta, through publishing, signing and reading.
 func TestDeltaSources(t *testing.T) {
 	f := newFixture(t)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -115,7 +116,11 @@ func (r *Repository) Publish(ctx context.Context, keys Keys, images []Image, rol
 	}
 	changed := false
 	for _, i := range images {
-		added, err := r.add(i, rollout)
+		err := r.checkTrust(i.Manifest)
+		var added bool
+		if err == nil {
+			added, err = r.add(i, rollout)
+		}
 		if err == nil && added {
 			err = r.addDeltas(ctx, i)
 		}
@@ -128,6 +133,25 @@ func (r *Repository) Publish(ctx context.Context, keys Keys, images []Image, rol
 		return nil
 	}
 	return r.commit(ctx, keys, true)
+}
+
+// checkTrust refuses an OS file that ends updates: machines with it would trust
+// nobody, or somebody else.
+func (r *Repository) checkTrust(m release.Manifest) error {
+	if r.AnyRoot || !slices.ContainsFunc(m.Parts, func(p release.Part) bool { return p.Name == release.OSFile }) {
+		return nil
+	}
+	if m.Trust == nil {
+		return errors.New("the image carries no root role, so machines that take it would never take an update again: build it with `wherry build --release-root metadata/1.root.json` of this repository")
+	}
+	ours, err := release.MeasurePart(r.metadataFile(fmt.Sprintf("%d.root.json", m.Trust.RootVersion)))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if ours.SHA256 != m.Trust.SHA256 {
+		return errors.New("the image carries the root role of another repository, so machines that take it would take no more updates from this one: build it with `wherry build --release-root metadata/1.root.json` of this repository")
+	}
+	return nil
 }
 
 func (r *Repository) add(i Image, rollout release.Rollout) (added bool, err error) {

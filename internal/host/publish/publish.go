@@ -52,6 +52,9 @@ type Repository struct {
 	Dir    string
 	Now    func() time.Time
 	Deltas Deltas // made when an OS file is published
+	// AnyRoot publishes also OS files whose machines would not trust this
+	// repository any more.
+	AnyRoot bool
 
 	lock      *os.File
 	write     func(path string, data []byte) error

@@ -5,6 +5,7 @@ package publish
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -74,7 +75,8 @@ func (f *fixture) image(version, content string) string {
 		f.check(err)
 		parts = append(parts, fmt.Sprintf(`{"name":%q,"bytes":%d,"sha256":%q}`, p.Name, p.Bytes, p.SHA256))
 	}
-	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{},"parts":[%s]}`, version, strings.Join(parts, ","))
+	manifest := fmt.Sprintf(`{"version":%q,"edition":"core","arch":"amd64","kernel":{},"trust":{"rootVersion":1,"sha256":"%x"},"parts":[%s]}`,
+		version, sha256.Sum256(f.root), strings.Join(parts, ","))
 	f.check(os.WriteFile(filepath.Join(dir, "manifest.json"), []byte(manifest), 0o644))
 	return dir
 }

@@ -94,6 +94,7 @@ func newBuildCommand() *cobra.Command {
 	f.StringSliceVar(&o.Formats, "format", nil, "also make: "+strings.Join(image.Formats, ", "))
 	f.StringVar(&o.SecureBootKey, "secure-boot-key", "", "sign for Secure Boot with this RSA key (PEM)")
 	f.StringVar(&o.SecureBootCertificate, "secure-boot-cert", "", "the key's certificate (PEM)")
+	f.StringVar(&o.LiveConfig, "live-config", "", "configuration to put onto the live medium, as wherry.yaml")
 	f.BoolVar(&o.SecureBootEnroll, "secure-boot-enroll", false, "have disks enrol the certificate at their first boot")
 	f.BoolVarP(&verbose, "verbose", "v", false, "print the size of every program and group of modules")
 	return cmd

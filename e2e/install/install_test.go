@@ -137,12 +137,17 @@ func checkDisks(t *testing.T, u *vmtest.User) {
 	}
 }
 
-// Unattended, from a stick, over other data: installed once, although the stick
-// stays in and is started again.
+// Unattended, from a stick that has the configuration on it, over other data:
+// installed once, although the stick stays in and is started again.
 func TestUnattended(t *testing.T) {
 	u := vmtest.NewUser(t)
-	m := vmtest.New(t, vmtest.Options{CDROM: live(t), CDROMStick: true, DiskBytes: 2 << 30,
-		Config: u.Config("name: twice", "install: {disk: 'serial:state', wipe: true, reboot: true}")})
+	stick, document := filepath.Join(t.TempDir(), "stick"), filepath.Join(t.TempDir(), "wherry.yaml")
+	run(t, "cp", live(t), stick)
+	if err := os.WriteFile(document, u.Config("name: twice", "install: {disk: 'serial:state', wipe: true, reboot: true}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mcopy", "-i", stick+"@@1M", document, "::/wherry.yaml")
+	m := vmtest.New(t, vmtest.Options{CDROM: stick, CDROMStick: true, DiskBytes: 2 << 30})
 	disk := filepath.Join(m.VM().Dir(), "state.img")
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,9 @@ const (
 	SlotsFolder  = "EFI/Linux"
 	KeysFolder   = "loader/keys/auto"
 	SettingsPath = "loader/loader.conf"
+	// ConfigPath is where a live medium may have a configuration for the machine
+	// that is started from it. Whoever owns the medium may write it there.
+	ConfigPath = "wherry.yaml"
 	// EnrollSetting is the line of the settings that has the loader enrol the keys.
 	EnrollSetting = "secure-boot-enroll force"
 
@@ -41,6 +44,8 @@ type Boot struct {
 	// Enroll has the loader enrol them by itself where the firmware is in setup
 	// mode; else its menu offers it.
 	Enroll bool
+	// Config is the configuration on a live medium; empty: none.
+	Config []byte
 }
 
 // OSPath is where an OS file lies. A file that was not tried yet has a count of
@@ -54,6 +59,7 @@ func (b Boot) Files() ([]fat.File, error) {
 	if need := slots*len(b.OS) + 2*len(b.Loader) + reserve; need > BootBytes {
 		return nil, fmt.Errorf("an OS file of %d bytes is too large: the boot partition of %d must have room for %d of them", len(b.OS), BootBytes, slots)
 	}
+	b.Config = nil // a disk has a state for it
 	return append(b.LiveFiles(), fat.File{Path: SecondLoaderPath, Data: b.Loader}), nil
 }
 
@@ -66,6 +72,9 @@ func (b Boot) LiveFiles() []fat.File {
 	}
 	for _, name := range slices.Sorted(maps.Keys(b.Keys)) {
 		files = append(files, fat.File{Path: KeysFolder + "/" + name, Data: b.Keys[name]})
+	}
+	if len(b.Config) > 0 {
+		files = append(files, fat.File{Path: ConfigPath, Data: b.Config})
 	}
 	return files
 }

@@ -17,6 +17,7 @@ import (
 
 	"wherry.example/wherry/api/wherryv1"
 	"wherry.example/wherry/config"
+	"wherry.example/wherry/internal/format/efiload"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/machine/install"
 	"wherry.example/wherry/internal/machine/provision"
@@ -29,8 +30,19 @@ import (
 func (p *parts) newInstaller() *install.Installer {
 	return install.New(install.Options{
 		Log: p.Log, Load: p.modules.Load, Version: p.Version, Edition: edition("/etc/os-release"),
-		StateDisk: p.storage.Disk, State: storage.Maker{Load: p.modules.Load}, StartFrom: p.slots.StartFrom,
+		StateDisk: p.storage.Disk, State: storage.Maker{Load: p.modules.Load}, StartFrom: func(boot efiload.Partition) error { return p.slots.StartFrom(boot) }, // the slots come later
 	})
+}
+
+// sources are where a configuration can come from, beside the state.
+func (p *parts) sources() []provision.Source {
+	sources := []provision.Source{provision.FwCfg(p.modules.Load)}
+	if p.storage.Medium() == "" {
+		return sources
+	}
+	return append(sources, provision.Source{Name: "live medium", Read: func(context.Context) ([]byte, error) {
+		return p.installer.Config(config.MaxBytes)
+	}})
 }
 
 // installs answers the API.

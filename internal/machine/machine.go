@@ -106,6 +106,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("the machine's key: %w", err)
 	}
+	p.installer = p.newInstaller()
 	p.provision(ctx)
 	p.startNetwork(ctx)
 	p.startTime(ctx)
@@ -113,7 +114,6 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	p.updates = p.newUpdates()
-	p.installer = p.newInstaller()
 	machine, _ := p.config.Current()
 	p.server, err = server.New(server.Options{
 		Key: key, Version: p.Version, Access: machine.Access, Log: p.Log,
@@ -182,7 +182,7 @@ func (p *parts) note(what string, err error) {
 
 // provision finds the configuration and lets everybody follow it.
 func (p *parts) provision(ctx context.Context) {
-	o := provision.Options{Log: p.Log, Board: p.board, Dir: filepath.Join(stateDir, "machine"), Sources: []provision.Source{provision.FwCfg(p.modules.Load)}}
+	o := provision.Options{Log: p.Log, Board: p.board, Dir: filepath.Join(stateDir, "machine"), Sources: p.sources()}
 	p.config = provision.NewStore(o, provision.Load(ctx, o))
 	_, source := p.config.Current()
 	p.console.Step("configuration", "from "+source)

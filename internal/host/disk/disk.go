@@ -49,6 +49,8 @@ type Contents struct {
 	// Enroll has the loader enrol them by itself where the firmware is in setup
 	// mode; else its menu offers it.
 	Enroll bool
+	// LiveConfig is a configuration for who starts from the live medium.
+	LiveConfig []byte
 }
 
 // WriteRaw makes the file anew with the disk in it.
@@ -120,7 +122,7 @@ func (c Contents) write(w io.WriterAt, size int64) error {
 
 // boot is what the ESP holds.
 func (c Contents) boot() (disklayout.Boot, error) {
-	b := disklayout.Boot{Version: c.Version, OS: c.OS, Loader: c.Loader, Enroll: c.Enroll}
+	b := disklayout.Boot{Version: c.Version, OS: c.OS, Loader: c.Loader, Enroll: c.Enroll, Config: c.LiveConfig}
 	if c.Owner == nil {
 		return b, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/format/pe"
 	"wherry.example/wherry/internal/host/bootimage"
 	"wherry.example/wherry/internal/host/disk"
@@ -68,6 +69,8 @@ func (o *Options) checkFormats() error {
 		return errors.New("a key and its certificate go together: give both --secure-boot-key and --secure-boot-cert")
 	case o.SecureBootKey != "" && len(o.Formats) == 0:
 		return errors.New("there is nothing to sign for Secure Boot: name a --format")
+	case o.LiveConfig != "" && !slices.Contains(o.Formats, "iso"):
+		return errors.New("there is no live medium for the configuration to lie on: give --format iso")
 	case o.SecureBootKey == "" && o.SecureBootEnroll:
 		return errors.New("there is nothing to enrol: give --secure-boot-key and --secure-boot-cert")
 	}
@@ -122,6 +125,9 @@ func (b *build) makeFormats(context.Context) error {
 		return fmt.Errorf("sign the boot loader: %w", err)
 	}
 	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
+	if c.LiveConfig, err = b.liveConfig(); err != nil {
+		return err
+	}
 	for _, f := range b.wanted() {
 		if err := f.write(b, filepath.Join(b.tmp, f.file), c); err != nil {
 			return fmt.Errorf("format %s: %w", f.name, err)
@@ -151,4 +157,19 @@ func (b *build) uki(signer *pe.Signer) ([]byte, error) {
 	}
 	b.measured.Cmdline = u.Cmdline
 	return out, measurePrograms(b.measured, b.boot.loader, out)
+}
+
+// liveConfig reads the configuration for the live medium, which must be good.
+func (o *Options) liveConfig() ([]byte, error) {
+	if o.LiveConfig == "" {
+		return nil, nil
+	}
+	document, err := os.ReadFile(o.LiveConfig)
+	if err != nil {
+		return nil, fmt.Errorf("configuration for the live medium: %w", err)
+	}
+	if _, report := config.Parse(document); report.Err() != nil {
+		return nil, fmt.Errorf("configuration for the live medium, %s:\n%w", o.LiveConfig, report.Err())
+	}
+	return document, nil
 }

@@ -60,6 +60,8 @@ type Options struct {
 	SecureBootKey, SecureBootCertificate string
 	// SecureBootEnroll has disks enrol the certificate at their first boot.
 	SecureBootEnroll bool
+	// LiveConfig is a file: the configuration on the live medium.
+	LiveConfig string
 
 	Progress func(string) // called with one line for each slow step; may be nil
 }

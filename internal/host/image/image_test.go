@@ -291,6 +291,7 @@ func TestRefuses(t *testing.T) {
 		"unknown format":   {Options{Formats: []string{"efi", "floppy"}}, "there are efi, raw, qcow2"},
 		"key alone":        {Options{Formats: []string{"efi"}, SecureBootKey: "x"}, "--secure-boot-cert"},
 		"nothing to sign":  {Options{SecureBootKey: "x", SecureBootCertificate: "y"}, "--format"},
+		"no live medium":   {Options{Formats: []string{"efi"}, LiveConfig: "x"}, "--format iso"},
 		"no key to enrol":  {Options{Formats: []string{"efi"}, SecureBootEnroll: true}, "--secure-boot-key"},
 		"kind and modules": {Options{Kernel: "metal", Modules: "x"}, "cloud or metal"},
 		"kind in edition":  {Options{Edition: "core-metal"}, "--edition core --kernel metal"},

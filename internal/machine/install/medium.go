@@ -116,6 +116,21 @@ func isDisc(path string) bool {
 	return string(head[1:6]) == "CD001" && strings.HasPrefix(string(head[40:]), disklayout.LiveLabel+" ")
 }
 
+// Config reads the configuration that the medium has for the machine that is
+// started from it. The error is fs.ErrNotExist where it has none.
+func (i *Installer) Config(limit int64) ([]byte, error) {
+	booted, err := bootedFrom(i.variables)
+	if err != nil {
+		return nil, err
+	}
+	root, err := i.openMedium(booted)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return readBounded(filepath.Join(root.Name(), disklayout.ConfigPath), limit)
+}
+
 // readMedium takes what the new disk needs. The OS file must be the one that
 // runs: its own description has to say so.
 func readMedium(root, version, edition string) (disklayout.Boot, error) {

@@ -14,6 +14,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -55,6 +56,8 @@ type results struct {
 	QEMU    string             `json:"qemu"`
 	Time    time.Time          `json:"time"`
 	Systems map[string]figures `json:"systems"`
+	// Deltas are by what changed: one_line, minor, kernel.
+	Deltas map[string]deltaFigures `json:"deltas,omitempty"`
 }
 
 func main() {
@@ -65,10 +68,13 @@ func main() {
 }
 
 func run() error {
-	only := flag.String("only", "", "measure one system and print its figures, without writing results")
+	only := flag.String("only", "", "measure one system and print its figures, without writing results; deltas: measure these and put them into the results")
 	image := flag.String("image", "build/core-amd64", "Wherry's build")
 	out := flag.String("o", "bench/results", "where results are written")
 	flag.Parse()
+	if *only == "deltas" {
+		return onlyDeltas(*out)
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return err
@@ -88,21 +94,49 @@ func run() error {
 		}
 		r.Systems[name] = f
 	}
+	if *only == "" {
+		if r.Deltas, err = measureDeltas(); err != nil {
+			return err
+		}
+		return r.write(*out)
+	}
+	return r.print()
+}
+
+// onlyDeltas measures deltas and leaves the other figures as they are.
+func onlyDeltas(out string) error {
+	var r results
+	text, err := os.ReadFile(filepath.Join(out, "latest.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if err != nil {
+		return fmt.Errorf("read the figures that stay: %w", err)
+	}
+	if r.Deltas, err = measureDeltas(); err != nil {
+		return err
+	}
+	return r.write(out)
+}
+
+func (r results) print() error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		fmt.Println(string(text))
+	}
+	return err
+}
+
+// write prints the results and writes both files.
+func (r results) write(out string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	fmt.Println(string(text))
-	if *only != "" {
-		return nil
-	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
+	if err := errors.Join(r.print(), os.MkdirAll(out, 0o755), os.WriteFile(filepath.Join(out, "latest.md"), []byte(table(r)), 0o644)); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(*out, "latest.md"), []byte(table(r)), 0o644); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(*out, "latest.json"), append(text, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(out, "latest.json"), append(text, '\n'), 0o644)
 }
 
 func measure(name string, s system) (figures, error) {
@@ -158,5 +192,5 @@ func table(r results) string {
 	row("idle memory, MB", w.IdleMB, d.IdleMB, "%.1f")
 	row("one idle container more, MB", w.ContainerMB, d.ContainerMB, "%.2f")
 	row("create, start, exit, delete, CPU ms", w.ContainerStartCPUMS, d.ContainerStartCPUMS, "%.0f")
-	return b.String()
+	return b.String() + deltaTable(r.Deltas)
 }

@@ -177,7 +177,7 @@ func (u *Updater) fill(ctx context.Context, j *job, repo *release.Repository, f 
 		return err
 	}
 	f.bytes = f.file.Bytes
-	if had == 0 && u.o.Deltas != nil {
+	if carried := j.how == Bundle || j.how == Stick; had == 0 && u.o.Deltas != nil && !carried { // bundles hold whole files only
 		if d, ok := u.o.Deltas.Find(f.rel, u.version); ok {
 			err := u.rebuild(ctx, j, repo, f, d)
 			if err == nil {

@@ -136,7 +136,13 @@ func (w writing) write(ctx context.Context, name string) error {
 	}
 	defer f.Close()
 	want := sha256.New()
+	var errEarly error
 	err = copyChunks(ctx, io.MultiWriter(f, want), w.src, func(done int64) {
+		if done <= chunk {
+			// From now on the entry names the first cluster: what a power cut leaves
+			// can be found, and its room is not lost.
+			errEarly = f.Sync()
+		}
 		if w.progress != nil {
 			w.progress(done, w.total)
 		}
@@ -144,7 +150,7 @@ func (w writing) write(ctx context.Context, name string) error {
 	if errors.Is(err, unix.ENOSPC) {
 		err = fmt.Errorf("%w: %w", ErrNoRoom, err)
 	}
-	if err != nil {
+	if err := errors.Join(err, errEarly); err != nil {
 		return err
 	}
 	if err := errors.Join(f.Sync(), w.sync()); err != nil {

@@ -34,7 +34,9 @@ type volume struct {
 // process dies.
 //
 // With "dirsync" each change of a directory is on the disk before the next one
-// begins, so that renaming never leaves a file without a name.
+// begins, so that renaming never leaves a file without a name. With
+// "errors=continue" the end of a file that a power cut left half written does
+// not make the whole partition read-only when that file is removed.
 func mountESP(p partition, write bool, load func(...string) error) (volume, error) {
 	if err := load("vfat", "nls_cp437", "nls_ascii"); err != nil {
 		return volume{}, err
@@ -59,7 +61,7 @@ func mountOnce(device string, write bool) (int, error) {
 		return -1, fmt.Errorf("vfat: %w", err)
 	}
 	defer unix.Close(fs)
-	options := [][2]string{{"source", device}, {"codepage", "437"}, {"iocharset", "ascii"}, {"umask", "077"}, {"tz", "UTC"}}
+	options := [][2]string{{"source", device}, {"codepage", "437"}, {"iocharset", "ascii"}, {"umask", "077"}, {"tz", "UTC"}, {"errors", "continue"}}
 	for _, o := range options {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fmt.Errorf("vfat option %s: %w", o[0], err)

@@ -25,7 +25,7 @@
 //
 // Whatever a call does not bring to its end (power cut, full disk) leaves the
 // slots as they were; what lies around of it is removed when the next process
-// opens the slots.
+// opens the slots, and clusters that belong to no file any more before the next file is written.
 package bootslots
 
 import (
@@ -89,6 +89,7 @@ type Slots struct {
 	variables efivar.Variables
 	find      func(id string) (partition, error)
 	mount     func(partition, bool) (volume, error)
+	reclaim   func(partition) (int64, error)
 
 	mu     sync.Mutex // held while the boot partition is mounted
 	booted *booted    // what the loader said at boot; nil: not read yet
@@ -107,7 +108,7 @@ func Open(o Options) *Slots {
 		load = func(...string) error { return nil }
 	}
 	return &Slots{
-		log: o.Log, find: findPartition,
+		log: o.Log, find: findPartition, reclaim: reclaimClusters,
 		mount: func(p partition, write bool) (volume, error) { return mountESP(p, write, load) },
 	}
 }

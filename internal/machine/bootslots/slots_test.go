@@ -49,6 +49,7 @@ func machine(t *testing.T) (s *Slots, esp string) {
 		mount: func(partition, bool) (volume, error) {
 			return volume{root: esp, close: func() error { return nil }}, nil
 		},
+		reclaim: func(partition) (int64, error) { return 0, nil },
 	}
 	set(t, s, loaderInfo, efivar.Encode("systemd-boot 252"))
 	set(t, s, loaderPartition, efivar.Encode(place.ID.String()))
@@ -173,6 +174,24 @@ func TestStage(t *testing.T) {
 	}
 	if order, err := s.variables.Read(bootOrder); err != nil || !bytes.Equal(order, []byte{0, 0, 1, 0, 2, 0, 3, 0}) {
 		t.Errorf("the order is %x, %v", order, err)
+	}
+}
+
+// Clusters are given back when no leftover has a name any more and before
+// the file is written; that it fails keeps nobody from trying.
+func TestStageTidies(t *testing.T) {
+	s, esp := machine(t)
+	put(t, esp, "wherry_9.0.0.tmp", []byte("half"))
+	var seen string
+	s.reclaim = func(partition) (int64, error) {
+		seen = names(t, esp)
+		return 0, errors.New("it is damaged")
+	}
+	if err := s.Stage(t.Context(), "2.0.0", open(t, osFile(t, "2.0.0")), nil); err != nil {
+		t.Fatal(err)
+	}
+	if seen != "wherry_1.0.0.efi" {
+		t.Errorf("clusters were given back beside %q", seen)
 	}
 }
 

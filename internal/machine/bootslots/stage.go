@@ -34,6 +34,9 @@ func (s *Slots) Stage(ctx context.Context, version string, src *os.File, progres
 		err = named(src, version)
 	}
 	if err == nil {
+		err = s.tidy()
+	}
+	if err == nil {
 		err = s.with(true, func(v volume) error { return s.stage(ctx, v, version, src, progress) })
 	}
 	if err == nil {
@@ -41,6 +44,26 @@ func (s *Slots) Stage(ctx context.Context, version string, src *os.File, progres
 	}
 	if err != nil {
 		return fmt.Errorf("put OS file %s on the boot partition: %w", version, err)
+	}
+	return nil
+}
+
+// tidy gives back what cuts of power took away from the boot partition: first
+// files that have a name, then clusters that have none. The caller holds mu.
+func (s *Slots) tidy() error {
+	if err := s.with(true, func(volume) error { return nil }); err != nil {
+		return err
+	}
+	p, err := s.partition()
+	if err != nil {
+		return err
+	}
+	freed, err := s.reclaim(p)
+	if err != nil { // there may be room all the same
+		s.log.Warn("give back what an interrupted update took of the boot partition", "error", err)
+	}
+	if freed > 0 {
+		s.log.Info("gave back what an interrupted update took of the boot partition", "bytes", freed)
 	}
 	return nil
 }

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wherry.example/wherry/internal/format/fat"
+	"wherry.example/wherry/internal/linux/block"
 )
 
 // slotsDir is where the loader looks for OS files.
@@ -53,6 +56,23 @@ func mountESP(p partition, write bool, load func(...string) error) (volume, erro
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// reclaimClusters works on the partition while it is not mounted.
+func reclaimClusters(p partition) (freed int64, err error) {
+	d, err := block.OpenExclusive(p.device)
+	for try := 0; errors.Is(err, unix.EBUSY) && try < 50; try++ {
+		time.Sleep(20 * time.Millisecond) // as in mountESP
+		d, err = block.OpenExclusive(p.device)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if freed, err = fat.Reclaim(d); freed > 0 {
+		err = errors.Join(err, d.Sync())
+	}
+	return freed, err
 }
 
 func mountOnce(device string, write bool) (int, error) {

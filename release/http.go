@@ -119,6 +119,8 @@ func answered(resp *http.Response, offset int64) (start int64, err error) {
 		return from, nil
 	case http.StatusNotFound, http.StatusForbidden, http.StatusGone: // buckets say 403 for what is not there
 		return 0, fmt.Errorf("the server says %s: %w", resp.Status, fs.ErrNotExist)
+	case http.StatusRequestedRangeNotSatisfiable:
+		return 0, fmt.Errorf("the server's file has no byte %d: it is cut off", offset)
 	}
 	return 0, fmt.Errorf("the server says %.80s", resp.Status)
 }

@@ -72,6 +72,28 @@ func (u *Updater) begin(how How, by string, also func(Progress)) (*job, error) {
 	return &job{u: u, how: how, by: by, begun: u.o.Now(), also: also}, nil
 }
 
+// lookSteps are how often begin is tried while the machine looks by itself: 10 s in all.
+const lookSteps = 100
+
+// beginForPeople is begin that waits for the end of a look that the machine takes by
+// itself: it does so after somebody checked, of all times, and nobody has to know of it.
+func (u *Updater) beginForPeople(how How, by string, also func(Progress)) (*job, error) {
+	for n := 0; ; n++ {
+		j, err := u.begin(how, by, also)
+		if err == nil || n == lookSteps || !u.looks() {
+			return j, err
+		}
+		time.Sleep(u.o.again / 10)
+	}
+}
+
+// looks tells whether the machine only looks into the repository, by itself.
+func (u *Updater) looks() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.busy == string(Automatic) && (u.progress.Phase == "" || u.progress.Phase == "checking")
+}
+
 func (j *job) end() {
 	j.u.mu.Lock()
 	j.u.busy = ""
@@ -85,7 +107,7 @@ func (j *job) end() {
 // Apply takes a release from the repository, whatever mode, window and pause say. It
 // returns when the machine is about to restart. That the caller goes away does not end it.
 func (u *Updater) Apply(r Request, also func(Progress)) error {
-	j, err := u.begin(ByHand, r.By, also)
+	j, err := u.beginForPeople(ByHand, r.By, also)
 	if err != nil {
 		return err
 	}
@@ -154,7 +176,7 @@ const (
 // applyBundle takes a release out of a bundle, which is kept on the state disk while it is
 // needed. size is what the sender says, 0 if nothing.
 func (u *Updater) applyBundle(r Request, size int64, data io.Reader, also func(Progress)) error {
-	j, err := u.begin(Bundle, r.By, also)
+	j, err := u.beginForPeople(Bundle, r.By, also)
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ func (u *Updater) acts(at time.Time) {
 
 // Check looks into the repository now, and changes nothing.
 func (u *Updater) Check(ctx context.Context) error {
-	j, err := u.begin("check", "", nil)
+	j, err := u.beginForPeople("check", "", nil)
 	if err != nil {
 		return err
 	}

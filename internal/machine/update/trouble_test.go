@@ -227,6 +227,41 @@ func TestTwoAtOnce(t *testing.T) {
 
 // What is staged without a restart is tried by the next one, whoever wanted it, and
 // compared with what worked when that began.
+// Who asks while the machine looks by itself gets an answer, and no conflict; while it downloads, a conflict.
+func TestLookIsWaitedFor(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	w.start()
+	err := w.life(func(u *Updater) error {
+		u.o.again = 100 * time.Millisecond
+		for _, phase := range []string{"", "checking"} {
+			j, err := u.begin(Automatic, "", nil)
+			if err != nil {
+				return err
+			}
+			j.tell(Progress{Phase: phase})
+			time.AfterFunc(20*time.Millisecond, j.end)
+			if err := u.Check(t.Context()); err != nil {
+				return err
+			}
+		}
+		j, err := u.begin(Automatic, "", nil)
+		if err != nil {
+			return err
+		}
+		defer j.end()
+		j.tell(Progress{Phase: "downloading"})
+		if err := u.Check(t.Context()); !errdefs.IsConflict(err) {
+			t.Errorf("while it downloads: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStageOnly(t *testing.T) {
 	repo := newRepository(t)
 	repo.publish("1.1.0")

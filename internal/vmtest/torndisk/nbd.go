@@ -62,24 +62,28 @@ func (d *Disk) accept() {
 			err := d.serve(c)
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			// A QEMU that was killed does not say goodbye.
-			if err != nil && !d.off && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			// A QEMU that was killed does not say goodbye: how its connection ends says nothing.
+			if errors.Is(err, errFault) {
 				d.err = errors.Join(d.err, err)
 			}
 		})
 	}
 }
 
+// errFault is wrapped by what nobody's death explains.
+var errFault = errors.New("torndisk")
+
 func (d *Disk) serve(c net.Conn) error {
-	if err := d.open(); err != nil {
-		return fmt.Errorf("open the disk's file: %w", err)
+	life, err := d.open()
+	if err != nil {
+		return fmt.Errorf("%w: open the disk's file: %w", errFault, err)
 	}
 	going, err := d.negotiate(c)
 	if err != nil || !going {
 		return err
 	}
 	for {
-		if going, err := d.answer(c); err != nil || !going {
+		if going, err := d.answer(c, life); err != nil || !going {
 			return err
 		}
 	}
@@ -102,7 +106,7 @@ func (d *Disk) negotiate(c net.Conn) (bool, error) {
 		}
 		option, length := big.Uint32(head[8:]), big.Uint32(head[12:])
 		if big.Uint64(head[:]) != magicOption || length > 1<<16 {
-			return false, errors.New("nbd: not an option")
+			return false, fmt.Errorf("%w: not an option of NBD", errFault)
 		}
 		if _, err := io.CopyN(io.Discard, c, int64(length)); err != nil {
 			return false, err
@@ -144,7 +148,7 @@ func reply(c net.Conn, option, kind uint32, data []byte) error {
 }
 
 // answer serves one request. It is false when the client is done.
-func (d *Disk) answer(c net.Conn) (bool, error) {
+func (d *Disk) answer(c net.Conn, life int) (bool, error) {
 	var head [28]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		return false, err
@@ -152,7 +156,7 @@ func (d *Disk) answer(c net.Conn) (bool, error) {
 	flags, command := big.Uint16(head[4:]), big.Uint16(head[6:])
 	offset, length := int64(big.Uint64(head[16:])), int64(big.Uint32(head[24:]))
 	if big.Uint32(head[:]) != magicRequest || length > maxRequest {
-		return false, errors.New("nbd: not a request")
+		return false, fmt.Errorf("%w: not a request of NBD", errFault)
 	}
 	var data []byte
 	if command == commandRead || command == commandWrite {
@@ -166,7 +170,7 @@ func (d *Disk) answer(c net.Conn) (bool, error) {
 	if command == commandDisconnect {
 		return false, nil
 	}
-	errno, off := d.do(command, flags, offset, data)
+	errno, off := d.do(life, command, flags, offset, data)
 	if off {
 		return false, nil // no answer, ever
 	}
@@ -179,11 +183,11 @@ func (d *Disk) answer(c net.Conn) (bool, error) {
 	return true, err
 }
 
-// do carries out a request; off says that the power is cut.
-func (d *Disk) do(command, flags uint16, offset int64, data []byte) (errno uint32, off bool) {
+// do carries out a request; off says that the power is cut, or was since the client came.
+func (d *Disk) do(life int, command, flags uint16, offset int64, data []byte) (errno uint32, off bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.off {
+	if d.off || d.life != life {
 		return 0, true
 	}
 	n := int64(len(data))

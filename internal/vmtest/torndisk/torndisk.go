@@ -46,6 +46,7 @@ type Disk struct {
 	err     error
 	dead    chan struct{} // closed while the power is off
 	off     bool
+	life    int   // how often the power came back
 	writes  int64 // requests that changed something
 	before  map[int64][]version
 	pending int
@@ -183,6 +184,7 @@ func (d *Disk) Tear(random *rand.Rand) (Torn, error) {
 	}
 	d.safeLocked()
 	d.off, d.dead = false, make(chan struct{})
+	d.life++
 	return torn, d.err
 }
 
@@ -210,14 +212,14 @@ func (d *Disk) Close() error {
 	return errors.Join(err, d.err, os.RemoveAll(d.dir))
 }
 
-// open opens the file when it is needed first.
-func (d *Disk) open() error {
+// open opens the file when it is needed first, and tells which life of the disk it is.
+func (d *Disk) open() (life int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.file == nil {
 		f, err := os.OpenFile(d.path, os.O_RDWR, 0)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		d.file = f
 	}
@@ -225,7 +227,7 @@ func (d *Disk) open() error {
 	if err == nil {
 		d.size = info.Size() / sector * sector
 	}
-	return err
+	return d.life, err
 }
 
 // safeLocked forgets what was there before.

@@ -122,7 +122,9 @@ func (m *maker) tryPacking() error {
 			}
 		}
 		frames, err := m.Packer.Pack(m.ctx, parameters[from], contents, func(n int) {
-			m.Progress(fmt.Sprintf("packing changed blocks again: %d of %d", n, len(contents)))
+			if n == len(contents) || n%25 == 0 { // each takes half a second or less
+				m.Progress(fmt.Sprintf("packing changed blocks again: %d of %d", n, len(contents)))
+			}
 		})
 		if err != nil {
 			return err

@@ -9,7 +9,7 @@ export CGO_ENABLED ?= 0
 # Ordinary users do not have the programs that the tests judge with on their PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: run stop test unit vm-tests build image bench generate clean setup-run setup-test host
+.PHONY: run stop test test-power unit vm-tests build image bench generate clean setup-run setup-test host
 
 # A machine named demo with a small web server in it; it stays up.
 run: setup-run build
@@ -33,6 +33,10 @@ unit:
 vm-tests: build
 	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
 		$(GO) test -timeout 60m -p 1 ./e2e/...; fi
+
+# As many power cuts as it takes to meet the rare ones; `make test` has a sample. WHERRY_POWER_FIRST=N goes on at the N-th.
+test-power: setup-test build
+	WHERRY_POWER_CUTS=$${WHERRY_POWER_CUTS:-120} $(GO) test -v -timeout 24h -run TestPower ./e2e/power
 
 # The host binary and the OS image.
 build: host image

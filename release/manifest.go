@@ -112,10 +112,19 @@ func MeasurePart(path string) (Part, error) {
 	return Part{Name: filepath.Base(path), Bytes: n, SHA256: hex.EncodeToString(h.Sum(nil))}, err
 }
 
+// pattern bounds a name's bytes beside its letters: counted repetitions in an
+// expression would take 100 KB of every program with this package.
+type pattern struct {
+	letters *regexp.Regexp
+	max     int
+}
+
+func (p pattern) MatchString(s string) bool { return len(s) <= p.max && p.letters.MatchString(s) }
+
 var (
-	partName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$`)
-	editionName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,30}[a-z0-9_])?$`) // core, core-metal
-	archName    = regexp.MustCompile(`^[a-z0-9][a-z0-9_]{0,31}$`)
+	partName    = pattern{regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`), 100}
+	editionName = pattern{regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]*[a-z0-9_])?$`), 32} // core, core-metal
+	archName    = pattern{regexp.MustCompile(`^[a-z0-9][a-z0-9_]*$`), 32}
 )
 
 // ParseManifest reads and checks a manifest.

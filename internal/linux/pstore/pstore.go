@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"wherry.example/wherry/internal/linux/mount"
@@ -92,7 +93,8 @@ func Take(dir string) ([]Report, error) {
 }
 
 // heading is what the kernel puts before each part; part 1 is the log's end.
-var heading = regexp.MustCompile(`^([A-Za-z]+)#(\d{1,9}) Part(\d{1,9})\n`)
+// Most machines never need it, so it is not made when the program starts.
+var heading = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^([A-Za-z]+)#(\d{1,9}) Part(\d{1,9})\n`) })
 
 func read(file string) (record, error) {
 	f, err := os.Open(file)
@@ -108,7 +110,7 @@ func read(file string) (record, error) {
 	if info, err := f.Stat(); err == nil {
 		r.time = info.ModTime()
 	}
-	m := heading.FindSubmatch(data)
+	m := heading().FindSubmatch(data)
 	if m == nil {
 		return r, fmt.Errorf("%s is not a part of a kernel's log (%d bytes)", r.file, len(data))
 	}
@@ -159,14 +161,16 @@ func assemble(records []record) (reports []Report) {
 	return reports
 }
 
-var reasons = []*regexp.Regexp{
-	regexp.MustCompile(`Kernel panic - not syncing: ([^\r\n]+)`),
-	regexp.MustCompile(`(?:\] |^)((?:BUG|Oops|general protection fault|kernel BUG)[:\s][^\r\n]+)`),
-}
+var reasons = sync.OnceValue(func() []*regexp.Regexp {
+	return []*regexp.Regexp{
+		regexp.MustCompile(`Kernel panic - not syncing: ([^\r\n]+)`),
+		regexp.MustCompile(`(?:\] |^)((?:BUG|Oops|general protection fault|kernel BUG)[:\s][^\r\n]+)`),
+	}
+})
 
 // reason is the line that says why, else the log's last.
 func reason(r Report) string {
-	for _, re := range reasons {
+	for _, re := range reasons() {
 		if m := re.FindStringSubmatch(r.Text); m != nil {
 			return clip(m[1])
 		}

@@ -85,7 +85,8 @@ func (b *Builder) Program(ctx context.Context, name, version, out string) (Binar
 		return Binary{}, fmt.Errorf("program %s: read %s: %w", name, programFile, err)
 	}
 	stamp := "-X wherry.example/wherry/internal/version.Version=" + version
-	args := append(goFlags(append(s.Tags, leaveOut...), append(s.LDFlags, stamp)), "./cmd/"+name)
+	s.Tags, s.LDFlags = append(s.Tags, leaveOut...), append(s.LDFlags, stamp)
+	args := append(s.flags(), "./cmd/"+name)
 	if err := b.build(ctx, b.Source, out, s.CGO, args); err != nil {
 		return Binary{}, fmt.Errorf("program %s: %w", name, err)
 	}
@@ -101,11 +102,13 @@ func (b *Builder) linked(ctx context.Context, s Settings) []deb.Candidate {
 	return out
 }
 
-func (r *Recipe) flags() []string { return goFlags(r.Tags, r.LDFlags) }
-
-func goFlags(tags, ldflags []string) []string {
-	ld := append([]string{"-s", "-w", "-buildid="}, ldflags...)
-	return []string{"-trimpath", "-buildvcs=false", "-tags=" + strings.Join(tags, ","), "-ldflags=" + strings.Join(ld, " ")}
+func (s Settings) flags() []string {
+	ld := append([]string{"-s", "-w", "-buildid="}, s.LDFlags...)
+	flags := []string{"-trimpath", "-buildvcs=false", "-tags=" + strings.Join(s.Tags, ","), "-ldflags=" + strings.Join(ld, " ")}
+	for _, f := range s.GCFlags {
+		flags = append(flags, "-gcflags="+f)
+	}
+	return flags
 }
 
 // build runs `go build` and puts the result at out, whole or not at all.

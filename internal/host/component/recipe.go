@@ -30,6 +30,7 @@ type Settings struct {
 	CGO     bool     `yaml:"cgo"`
 	Tags    []string `yaml:"tags"`
 	LDFlags []string `yaml:"ldflags"`
+	GCFlags []string `yaml:"gcflags"` // each "packages=flags"; the last that matches a package counts
 	Linked  []string `yaml:"linked"` // Debian packages linked in statically
 }
 

@@ -138,6 +138,10 @@ func (u *Updater) take(ctx context.Context, j *job, repo *release.Repository, re
 	if r := u.current(); r.State == release.StateStaged && r.Attempt.To == rel.Version {
 		return u.finish(j, rel, stageOnly) // it is there already
 	}
+	// Programs that tell another version than their file: an attempt at what runs could not be taken back.
+	if running, err := u.o.Slots.Running(); err == nil && running.Version == rel.Version.String() {
+		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("%s runs already, though its programs say that they are %s", rel.Version, u.version))
+	}
 	f, err := u.fetch(ctx, j, repo, rel)
 	if err != nil {
 		return err

@@ -262,6 +262,27 @@ func TestLookIsWaitedFor(t *testing.T) {
 	}
 }
 
+// A release whose programs tell an older version than its file does not stand in the way of the next one.
+func TestMislabelled(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.1.0")
+	w.start()
+	err := w.life(func(u *Updater) error {
+		u.version, _ = release.ParseVersion("1.0.0")
+		if err := apply(u); err == nil || !strings.Contains(err.Error(), "runs already") {
+			t.Errorf("to what runs: %v", err)
+		}
+		if r := u.current(); r.under() {
+			t.Errorf("an attempt was begun: %+v", r)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStageOnly(t *testing.T) {
 	repo := newRepository(t)
 	repo.publish("1.1.0")

@@ -89,12 +89,6 @@ func (c cut) String() string {
 func (g *rig) cut(c cut) {
 	old, target := g.running, g.release()
 	g.work()
-	g.await("the release is offered", func() error { // the machine's clock may be a moment behind
-		if r := g.Try("machine", "update", "check"); !strings.Contains(r.Stdout, target) {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
 	begin := time.Now()
 	reached := g.journey(target, &c)
 	g.m.Kill()
@@ -128,7 +122,7 @@ func (g *rig) whole(target string) {
 	g.settled()
 	g.work()
 	g.clean(target)
-	for p := download; p < done; p++ {
+	for p := download; p < blessing; p++ {
 		g.t.Logf("phase %s: %.1f s, %d writes", p, g.measured[p].took.Seconds(), g.measured[p].writes)
 	}
 }
@@ -149,6 +143,12 @@ func (g *rig) settled() (u update) {
 // without one the phases are measured.
 func (g *rig) journey(target string, c *cut) phase {
 	g.t.Helper()
+	g.await("the release is offered", func() error { // the machine's clock may be a moment behind
+		if r := g.Try("machine", "update", "check"); !strings.Contains(r.Stdout, target) {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
 	w := &watch{rig: g, target: target, from: len(g.m.Console()), cut: c, marks: map[phase]mark{}, since: time.Now(), writes: g.disk.Writes()}
 	command := g.Command("machine", "update", "apply", "--no-wait")
 	stderr, err := command.StderrPipe()

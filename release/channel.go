@@ -48,8 +48,12 @@ func (c Channel) Before() (Channel, bool) {
 // itself, from its own id: no server knows which machines there are.
 type Rollout struct {
 	Percent int       `json:"percent"`
-	Start   time.Time `json:"start"` // nobody before
+	Start   time.Time `json:"start"` // nobody before, within ClockTolerance
 }
+
+// ClockTolerance is how far a machine's clock may be behind the publisher's: who
+// publishes a release and asks for it at once gets it, and not the one before.
+const ClockTolerance = 2 * time.Minute
 
 // Validate bounds the percentage.
 func (r Rollout) Validate() error {
@@ -62,7 +66,7 @@ func (r Rollout) Validate() error {
 // Includes tells whether a machine takes part now. Raising the percentage
 // keeps everybody in who was in.
 func (r Rollout) Includes(machineID string, v Version, now time.Time) bool {
-	return !now.Before(r.Start) && Place(machineID, v) < r.Percent
+	return !now.Add(ClockTolerance).Before(r.Start) && Place(machineID, v) < r.Percent
 }
 
 // Place is a machine's place in the rollouts of a version, from 0 to 99. It

@@ -61,7 +61,8 @@ func TestRolloutTable(t *testing.T) {
 	}{
 		{"all", 100, start, true},
 		{"none", 0, start.Add(day), false},
-		{"before the start", 100, start.Add(-1), false},
+		{"before the start", 100, start.Add(-release.ClockTolerance - 1), false},
+		{"by a clock that is behind", 100, start.Add(-release.ClockTolerance), true},
 		{"at its place", place, start, false},
 		{"above its place", place + 1, start, true},
 	} {
@@ -149,6 +150,8 @@ func TestChoose(t *testing.T) {
 	halted.Channels[release.Stable] = release.Rollout{Percent: 0}
 	later := rel("17.0.0", release.Stable)
 	later.Channels[release.Stable] = release.Rollout{Percent: 100, Start: now.Add(time.Hour)}
+	soon := rel("17.5.0", release.Stable)
+	soon.Channels[release.Stable] = release.Rollout{Percent: 100, Start: now.Add(release.ClockTolerance)}
 	docker := rel("18.0.0", release.Stable)
 	docker.Edition = "docker"
 	arm := rel("18.0.0", release.Stable)
@@ -171,6 +174,7 @@ func TestChoose(t *testing.T) {
 		{"stays with the withdrawn", []release.Release{withdrawn}, release.Machine{Channel: release.Stable, Current: version(t, "15.0.0")}, "", "15.0.0 runs already"},
 		{"halted", []release.Release{halted}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "", "0 percent"},
 		{"not yet", []release.Release{later}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "", "from 2027-02-28 01:00:00 on"},
+		{"a clock that is behind", []release.Release{soon}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "17.5.0", ""},
 		{"did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "13.0.0")}}, "", "did not work here"},
 		{"a newer one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "13.5.0")}}, "", "13.5.0 did not work here, and 13.0.0 is older"},
 		{"an older one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "12.5.0")}}, "13.0.0", ""},

@@ -201,7 +201,9 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 	}
 	var held time.Duration
 	if err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) { held = h.Held }); err != nil {
-		u.o.Log.Warn("update: the machine went back to its old release, and not all is as before the update", "error", err)
+		if ctx.Err() == nil {
+			u.o.Log.Warn("update: the machine went back to its old release, and not all is as before the update", "error", err)
+		}
 		return
 	}
 	d := downtime(a.Down, u.o.Now().Add(-held))

@@ -31,7 +31,7 @@ type Settings struct {
 	Tags    []string `yaml:"tags"`
 	LDFlags []string `yaml:"ldflags"`
 	GCFlags []string `yaml:"gcflags"` // each "packages=flags"; the last that matches a package counts
-	Linked  []string `yaml:"linked"` // Debian packages linked in statically
+	Linked  []string `yaml:"linked"`  // Debian packages linked in statically
 }
 
 // programFile tells how a program of our own is built; most need none.

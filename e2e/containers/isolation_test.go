@@ -127,7 +127,11 @@ func outOfMemory(g *rig) {
 		g.t.Errorf("its state is %+v", s)
 	}
 	g.want(g.Run("ps", "-a"), "Exited (137, out of memory)")
-	g.want(g.Run("events", "--since", "5m", "--until", "0s", "--filter", "container=glutton"), "container oom glutton", "container die glutton", "exitCode=137")
+	// The two clocks differ a little, and until is of this one.
+	g.await(30*time.Second, "the events of its end", func() (bool, string) {
+		out := g.Run("events", "--since", "5m", "--until", "0s", "--filter", "container=glutton")
+		return strings.Contains(out, "container oom glutton") && strings.Contains(out, "container die glutton") && strings.Contains(out, "exitCode=137"), out
+	})
 	// A child that is killed is not the container's end.
 	g.start("parent", "--memory 48m", "sleep", "inf")
 	if r := g.Try("exec", "parent", "/toybox", "hog", "200"); r.Code != 137 {

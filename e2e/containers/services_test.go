@@ -76,7 +76,11 @@ func nginx(g *rig) {
 	if got := g.fetch(url + "page.bin"); !bytes.Equal(got, page) {
 		g.t.Errorf("%d bytes came back, and not the %d that were put there", len(got), len(page))
 	}
-	g.want(g.Run("logs", "web"), "GET /page.bin HTTP/1.1\" 200")
+	// nginx writes its log after it has answered.
+	g.await(30*time.Second, "the line of its log", func() (bool, string) {
+		out := g.Run("logs", "web")
+		return strings.Contains(out, "GET /page.bin HTTP/1.1\" 200"), out
+	})
 	// Another container with the same volume and port.
 	g.Run("rm", "-f", "web")
 	g.Run("run", "-d", "--name", "web2", "-p", "8080:80", "-v", "site:/usr/share/nginx/html:ro", g.r.Ref(fixture.Nginx))

@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -353,14 +354,18 @@ func notFound(name string) error {
 	return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("there is no volume %.150q", name))
 }
 
-// asideLocked takes a volume out of sight; "" when there is none.
+// asideLocked takes a volume out of sight and returns where its files are; ""
+// when there is none.
 func (v *Volumes) asideLocked(name string) (string, error) {
 	r, ok := v.records[name]
 	if !ok {
 		return "", nil
 	}
-	aside := v.path(".gone-" + randomName())
+	aside := v.path(".gone-" + randomName()[:16])
 	err := os.Rename(v.path(name), aside)
+	if errors.Is(err, unix.ENOSPC) { // the disk is so full that a name does not fit: removing is what helps
+		aside, err = v.path(name), nil
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("remove volume %s: %w", name, err)
 	}

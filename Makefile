@@ -29,10 +29,10 @@ unit:
 	$(GO) vet ./...
 	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v /e2e)
 
-# One VM at a time: with two processors more only makes each slower.
+# Two at a time: a VM of a test keeps one processor busy, and waits often enough.
 vm-tests: build
 	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
-		$(GO) test -timeout 60m -p 1 ./e2e/...; fi
+		$(GO) test -timeout 60m -p 2 ./e2e/...; fi
 
 # As many power cuts as it takes to meet the rare ones; `make test` has a sample. WHERRY_POWER_FIRST=N goes on at the N-th.
 test-power: setup-test build

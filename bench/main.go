@@ -68,7 +68,7 @@ func main() {
 }
 
 func run() error {
-	only := flag.String("only", "", "measure one system and print its figures, without writing results; deltas: measure these and put them into the results")
+	only := flag.String("only", "", "systems or deltas: measure these and leave the others as they are in the results; or one system: print its figures, without writing results")
 	image := flag.String("image", "build/core-amd64", "Wherry's build")
 	out := flag.String("o", "bench/results", "where results are written")
 	flag.Parse()
@@ -85,7 +85,7 @@ func run() error {
 	}
 	r := results{Time: time.Now().UTC().Truncate(time.Second), QEMU: firstLine("qemu-system-x86_64", "--version"), Commit: firstLine("git", "rev-parse", "HEAD"), Systems: map[string]figures{}}
 	for name, s := range systems {
-		if *only != "" && *only != name {
+		if *only != "" && *only != "systems" && *only != name {
 			continue
 		}
 		f, err := measure(name, s)
@@ -94,24 +94,38 @@ func run() error {
 		}
 		r.Systems[name] = f
 	}
-	if *only == "" {
-		if r.Deltas, err = measureDeltas(); err != nil {
-			return err
-		}
-		return r.write(*out)
+	switch *only {
+	case "":
+		r.Deltas, err = measureDeltas()
+	case "systems":
+		var before results
+		before, err = readResults(*out)
+		r.Deltas = before.Deltas
+	default:
+		return r.print()
 	}
-	return r.print()
+	if err != nil {
+		return err
+	}
+	return r.write(*out)
 }
 
-// onlyDeltas measures deltas and leaves the other figures as they are.
-func onlyDeltas(out string) error {
-	var r results
+func readResults(out string) (r results, err error) {
 	text, err := os.ReadFile(filepath.Join(out, "latest.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &r)
 	}
 	if err != nil {
-		return fmt.Errorf("read the figures that stay: %w", err)
+		return r, fmt.Errorf("read the figures that stay: %w", err)
+	}
+	return r, nil
+}
+
+// onlyDeltas measures deltas and leaves the other figures as they are.
+func onlyDeltas(out string) error {
+	r, err := readResults(out)
+	if err != nil {
+		return err
 	}
 	if r.Deltas, err = measureDeltas(); err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -72,13 +71,6 @@ func (g *rig) cpu() time.Duration {
 	system, _ := strconv.Atoi(fields[12])
 	const tick = time.Second / 100
 	return *g.used + time.Duration(user+system)*tick
-}
-
-// stop switches the machine off in order.
-func (g *rig) stop() {
-	g.t.Helper()
-	*g.used = g.cpu()
-	g.m.Stop()
 }
 
 // nextVersion is newer than all before.
@@ -231,61 +223,6 @@ func (g *rig) works() {
 func (g *rig) rows() {
 	g.t.Helper()
 	g.await("postgres has its rows", func() error { return g.sql("select count(*), sum(n) from t", "1000|500500") })
-}
-
-// start makes the user know where the machine is after QEMU was started again.
-func (g *rig) start() {
-	g.t.Helper()
-	g.m.Start()
-	g.Knows(g.m)
-}
-
-// esp is the boot partition for mtools.
-func (g *rig) esp() string { return filepath.Join(g.m.VM().Dir(), "state.img") + "@@1M" }
-
-// mtools works on the boot partition of the machine, which is off.
-func (g *rig) mtools(name string, args ...string) string {
-	g.t.Helper()
-	out, err := exec.Command(name, append([]string{"-i", g.esp()}, args...)...).CombinedOutput()
-	if err != nil {
-		g.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-// osFile is the name of a release's file on the boot partition, with its counter.
-func (g *rig) osFile(version string) string {
-	g.t.Helper()
-	list := g.mtools("mdir", "-b", "::/EFI/Linux")
-	m := regexp.MustCompile(`::/EFI/Linux/wherry_` + regexp.QuoteMeta(version) + `[^\s]*\.efi`).FindString(list)
-	if m == "" {
-		g.t.Fatalf("there is no file of %s:\n%s", version, list)
-	}
-	return m
-}
-
-// espFree is how many bytes the boot partition has left.
-func (g *rig) espFree() int {
-	g.t.Helper()
-	m := regexp.MustCompile(`([\d ]+) bytes free`).FindStringSubmatch(g.mtools("mdir", "::/EFI/Linux"))
-	if m == nil {
-		g.t.Fatal("mdir does not tell what is free")
-	}
-	n, err := strconv.Atoi(strings.ReplaceAll(m[1], " ", ""))
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return n
-}
-
-// put writes a file over one of the boot partition.
-func (g *rig) put(data []byte, to string) {
-	g.t.Helper()
-	file := filepath.Join(g.t.TempDir(), "file")
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		g.t.Fatal(err)
-	}
-	g.mtools("mcopy", "-D", "o", "-o", file, to)
 }
 
 func (g *rig) read(path string) []byte {

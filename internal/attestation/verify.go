@@ -8,13 +8,12 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"unicode"
-	"unicode/utf16"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/format/tcglog"
 	"wherry.example/wherry/internal/format/tpm2"
 	"wherry.example/wherry/internal/sshkey"
@@ -227,11 +226,7 @@ func (v *verifier) checkAdded(registers bool, r *Release) {
 // commandLine is register 12 after the loader measured a command line, which it
 // does in UTF-16 with a zero at the end.
 func commandLine(text string) [32]byte {
-	var b []byte
-	for _, u := range append(utf16.Encode([]rune(text)), 0) {
-		b = binary.LittleEndian.AppendUint16(b, u)
-	}
-	digest := sha256.Sum256(b)
+	digest := sha256.Sum256(efitext.Encode(text))
 	return sha256.Sum256(append(make([]byte, 32), digest[:]...))
 }
 

@@ -213,26 +213,6 @@ func (m *Machine) WaitReboot() {
 	m.ready, m.seen = ready, len(m.Console())
 }
 
-// WaitVersion waits until the machine, which reboots, is ready in a release after
-// its console had so many bytes. It may start others before, and fail to: a kernel
-// that panics is not the end.
-func (m *Machine) WaitVersion(version string, after int, limit time.Duration) {
-	m.t.Helper()
-	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		console := m.Console()
-		if ready, ok := qemu.ParseReady([]byte(console[min(after, len(console)):])); ok && ready.Version == version {
-			m.ready, m.seen = ready, len(console)
-			return
-		}
-		if time.Now().After(deadline) {
-			m.t.Fatalf("the machine was not ready in release %s within %v", version, limit)
-		}
-		if _, running := m.vm.Run(); !running {
-			m.t.Fatalf("the machine ended before it was ready in release %s", version)
-		}
-	}
-}
-
 // Kill cuts the machine's power.
 func (m *Machine) Kill() {
 	m.t.Helper()

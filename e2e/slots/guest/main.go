@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/linux/efivar"
 	"wherry.example/wherry/internal/linux/module"
 	"wherry.example/wherry/internal/linux/power"
@@ -107,7 +108,7 @@ func (g guest) do(words []string) error {
 	case "remove":
 		return g.slots.Remove(version)
 	case "choose": // as the loader's menu does it
-		return efivar.Variables{}.Write(efivar.Name{Name: "LoaderEntryDefault", Vendor: efivar.Loader}, efivar.Encode(version))
+		return efivar.Variables{}.Write(efivar.Name{Name: "LoaderEntryDefault", Vendor: efivar.Loader}, efitext.Encode(version))
 	case "hang": // until the hardware's watchdog has had enough
 		if err := g.modules.Load("i6300esb"); err != nil {
 			return err

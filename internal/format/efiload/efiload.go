@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"unicode/utf16"
 
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/format/gpt"
 )
 
@@ -53,7 +54,7 @@ type Partition struct {
 // Encode makes the variable's contents.
 func (o Option) Encode() []byte {
 	path := o.Partition.node()
-	path = append(path, node(mediaType, filePath, text(o.File))...)
+	path = append(path, node(mediaType, filePath, efitext.Encode(o.File))...)
 	path = append(path, endType, 0xff, 4, 0)
 	attributes := uint32(0)
 	if o.Active {
@@ -61,7 +62,7 @@ func (o Option) Encode() []byte {
 	}
 	out := little.AppendUint32(nil, attributes)
 	out = little.AppendUint16(out, uint16(len(path)))
-	out = append(out, text(o.Description)...)
+	out = append(out, efitext.Encode(o.Description)...)
 	return append(out, path...)
 }
 
@@ -75,15 +76,6 @@ func (p Partition) node() []byte {
 
 func node(kind, sub byte, body []byte) []byte {
 	return append(little.AppendUint16([]byte{kind, sub}, uint16(4+len(body))), body...)
-}
-
-// text is UTF-16 that a zero ends.
-func text(s string) []byte {
-	var out []byte
-	for _, u := range utf16.Encode([]rune(s + "\x00")) {
-		out = little.AppendUint16(out, u)
-	}
-	return out
 }
 
 // Parse reads a variable's contents.

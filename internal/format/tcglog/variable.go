@@ -4,10 +4,10 @@
 package tcglog
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"unicode/utf16"
+
+	"wherry.example/wherry/internal/format/efitext"
 )
 
 // Variable is what an event of kind VariableConfig or VariableAuthority holds.
@@ -42,21 +42,8 @@ func ParseVariable(data []byte) (Variable, error) {
 	if r.err != nil {
 		return v, r.err
 	}
-	v.Name, v.Data = UTF16(name), r.b
+	v.Name, v.Data = efitext.Decode(name), r.b
 	return v, nil
-}
-
-// UTF16 reads text as UEFI writes it, up to a zero.
-func UTF16(b []byte) string {
-	var units []uint16
-	for ; len(b) >= 2; b = b[2:] {
-		u := binary.LittleEndian.Uint16(b)
-		if u == 0 {
-			break
-		}
-		units = append(units, u)
-	}
-	return string(utf16.Decode(units))
 }
 
 // Certificate returns the DER of the certificate in an EFI_SIGNATURE_DATA, as

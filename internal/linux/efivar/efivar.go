@@ -18,10 +18,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode/utf16"
 
 	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/linux/mount"
 )
 
@@ -100,7 +100,7 @@ func (v Variables) Text(n Name) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	return Decode(data), err
+	return efitext.Decode(data), err
 }
 
 // Flag reads a variable that is yes or no; one that does not exist is no.
@@ -192,26 +192,4 @@ func (v Variables) List(vendor string) ([]string, error) {
 		}
 	}
 	return out, nil
-}
-
-// Decode reads UTF-16 as the firmware writes it, up to the first zero.
-func Decode(data []byte) string {
-	var units []uint16
-	for ; len(data) >= 2; data = data[2:] {
-		u := binary.LittleEndian.Uint16(data)
-		if u == 0 {
-			break
-		}
-		units = append(units, u)
-	}
-	return string(utf16.Decode(units))
-}
-
-// Encode writes text as UTF-16 that a zero ends.
-func Encode(text string) []byte {
-	var out []byte
-	for _, u := range utf16.Encode([]rune(text + "\x00")) {
-		out = binary.LittleEndian.AppendUint16(out, u)
-	}
-	return out
 }

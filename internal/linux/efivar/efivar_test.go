@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"wherry.example/wherry/internal/format/efitext"
 )
 
 var name = Name{"Test", Loader}
@@ -35,7 +37,7 @@ func TestReadWriteDelete(t *testing.T) {
 	if err := v.Delete(name); err != nil {
 		t.Errorf("delete what is not there: %v", err)
 	}
-	if err := v.Write(name, Encode("wherry_1.0.0.efi")); err != nil {
+	if err := v.Write(name, efitext.Encode("wherry_1.0.0.efi")); err != nil {
 		t.Fatal(err)
 	}
 	if text, err := v.Text(name); text != "wherry_1.0.0.efi" || err != nil {
@@ -92,19 +94,6 @@ func TestBounds(t *testing.T) {
 	}
 	if yes, err := v.Flag(name); !yes || err != nil {
 		t.Errorf("flag: %v, %v", yes, err)
-	}
-}
-
-func TestUTF16(t *testing.T) {
-	for _, text := range []string{"", "x", `\EFI\Linux`, "Größe 🛶"} {
-		if got := Decode(Encode(text)); got != text {
-			t.Errorf("%q became %q", text, got)
-		}
-	}
-	for data, want := range map[string]string{"a": "", "a\x00": "a", "a\x00b": "a", "a\x00\x00\x00b\x00": "a"} {
-		if got := Decode([]byte(data)); got != want {
-			t.Errorf("%q became %q", data, got)
-		}
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"wherry.example/wherry/internal/format/efiload"
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/format/pe"
 	"wherry.example/wherry/internal/format/pe/petest"
@@ -51,9 +52,9 @@ func machine(t *testing.T) (s *Slots, esp string) {
 		},
 		reclaim: func(partition) (int64, error) { return 0, nil },
 	}
-	set(t, s, loaderInfo, efivar.Encode("systemd-boot 252"))
-	set(t, s, loaderPartition, efivar.Encode(place.ID.String()))
-	set(t, s, loaderSelected, efivar.Encode("wherry_1.0.0.efi"))
+	set(t, s, loaderInfo, efitext.Encode("systemd-boot 252"))
+	set(t, s, loaderPartition, efitext.Encode(place.ID.String()))
+	set(t, s, loaderSelected, efitext.Encode("wherry_1.0.0.efi"))
 	put(t, esp, "wherry_1.0.0.efi", osFile(t, "1.0.0"))
 	return s, esp
 }
@@ -118,7 +119,7 @@ func TestStage(t *testing.T) {
 	s, esp := machine(t)
 	data := osFile(t, "2.0.0")
 	put(t, esp, "wherry_9.0.0.tmp", []byte("half"))
-	set(t, s, chosen, efivar.Encode("wherry_1.0.0.efi"))
+	set(t, s, chosen, efitext.Encode("wherry_1.0.0.efi"))
 	if all, err := s.List(); err != nil || len(all) != 1 || !all[0].Running {
 		t.Fatalf("at first: %+v, %v", all, err)
 	}
@@ -233,9 +234,9 @@ func TestStageRefuses(t *testing.T) {
 func TestBlessRetireRemove(t *testing.T) {
 	s, esp := machine(t)
 	put(t, esp, "wherry_2.0.0+2-1.efi", osFile(t, "2.0.0"))
-	set(t, s, loaderSelected, efivar.Encode("wherry_2.0.0+3.efi"))
-	set(t, s, loaderCounted, efivar.Encode(`\EFI\Linux\wherry_2.0.0+2-1.efi`))
-	set(t, s, oneShot, efivar.Encode("wherry_2.0.0.efi"))
+	set(t, s, loaderSelected, efitext.Encode("wherry_2.0.0+3.efi"))
+	set(t, s, loaderCounted, efitext.Encode(`\EFI\Linux\wherry_2.0.0+2-1.efi`))
+	set(t, s, oneShot, efitext.Encode("wherry_2.0.0.efi"))
 	if r, err := s.Running(); err != nil || r.Version != "2.0.0" || !r.Trial || r.TriesLeft != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}

@@ -6,6 +6,7 @@ package pid1
 import (
 	"testing"
 
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/linux/efivar"
 )
 
@@ -13,7 +14,7 @@ func TestOnTrial(t *testing.T) {
 	v := efivar.Variables{Dir: t.TempDir()}
 	set := func(name, text string) {
 		t.Helper()
-		if err := v.Write(efivar.Name{Name: name, Vendor: efivar.Loader}, efivar.Encode(text)); err != nil {
+		if err := v.Write(efivar.Name{Name: name, Vendor: efivar.Loader}, efitext.Encode(text)); err != nil {
 			t.Fatal(err)
 		}
 	}

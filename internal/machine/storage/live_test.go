@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/format/gpt"
 	"wherry.example/wherry/internal/linux/efivar"
 )
@@ -54,7 +55,7 @@ func TestLive(t *testing.T) {
 }
 
 func TestObserveOrigin(t *testing.T) {
-	wide := func(text string) string { return "\x06\x00\x00\x00" + string(efivar.Encode(text)) }
+	wide := func(text string) string { return "\x06\x00\x00\x00" + string(efitext.Encode(text)) }
 	const info, partition = "StubInfo", "LoaderDevicePartUUID"
 	for name, c := range map[string]struct {
 		variables map[string]string

@@ -91,7 +91,7 @@ func offer(l look) *wherryv1.UpdateOffer {
 	if l.offer == nil {
 		return nil
 	}
-	f, _ := l.offer.File(OSFile)
+	f, _ := l.offer.File(release.OSFile)
 	return &wherryv1.UpdateOffer{Version: l.offer.Version.String(), Bytes: uint64(f.Bytes), DeltaBytes: uint64(l.delta), PublishedAt: stamp(l.offer.Published)}
 }
 

@@ -130,8 +130,8 @@ func (u *Updater) fetch(ctx context.Context, j *job, repo *release.Repository, r
 		return f, err
 	}
 	var ok bool
-	if f.file, ok = rel.File(OSFile); !ok {
-		return f, fmt.Errorf("%s was published without %s: build it with --format efi", rel.Version, OSFile)
+	if f.file, ok = rel.File(release.OSFile); !ok {
+		return f, fmt.Errorf("%s was published without %s: build it with --format efi", rel.Version, release.OSFile)
 	}
 	dir, err := u.downloads(f.file.SHA256)
 	if err != nil {

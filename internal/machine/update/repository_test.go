@@ -80,7 +80,7 @@ func osFile(version string) []byte { return bytes.Repeat([]byte("UKI of "+versio
 // publish puts a release into all channels.
 func (r *repository) publish(version string) {
 	r.t.Helper()
-	v := r.publishPart(version, OSFile, osFile(version))
+	v := r.publishPart(version, release.OSFile, osFile(version))
 	for _, c := range []release.Channel{release.Beta, release.Stable} {
 		r.with(func(ctx context.Context, p *publish.Repository) error { return p.Promote(ctx, r.keys, v, c, stable) })
 	}

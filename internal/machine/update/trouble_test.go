@@ -139,7 +139,7 @@ func TestDownloadResumes(t *testing.T) {
 	whole := int64(len(osFile("1.1.0")))
 	var sent int64
 	repo.attack = func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, "."+OSFile) {
+		if !strings.HasSuffix(r.URL.Path, "."+release.OSFile) {
 			return false
 		}
 		var from int64
@@ -180,7 +180,7 @@ func TestTwoAtOnce(t *testing.T) {
 	w := repo.world("1.0.0")
 	asked, answer := make(chan bool, 9), make(chan bool)
 	repo.attack = func(_ http.ResponseWriter, r *http.Request) bool {
-		if strings.HasSuffix(r.URL.Path, "."+OSFile) {
+		if strings.HasSuffix(r.URL.Path, "."+release.OSFile) {
 			asked <- true
 			select {
 			case <-answer:

@@ -59,8 +59,6 @@ import (
 const (
 	boardLine   = "update"
 	settledFile = "settled-release"
-	// OSFile is the part of a release that machines take.
-	OSFile = release.OSFile
 )
 
 // Options are what updates need of the machine.

@@ -180,6 +180,9 @@ func (vm *VM) Forward(ctx context.Context, protocol, hostAddress string, hostPor
 		var err error
 		if out, err = addForward(ctx, q, f); err == nil {
 			s.Forwards = append(s.Forwards, out)
+			// Where this is not allowed the forward works, only not for many at the same moment.
+			run, _ := vm.Run()
+			_ = lengthenQueues(run.PID, run.ProcessStart)
 		}
 		return err
 	})

@@ -83,6 +83,9 @@ func (vm *VM) startUntilReady(ctx context.Context, o StartOptions, accelerator s
 		}
 		ready, err := vm.awaitReady(ctx, run, o.Progress)
 		if err == nil {
+			if err := lengthenQueues(run.PID, run.ProcessStart); err != nil {
+				fmt.Fprintf(o.Progress, "warning: of many connections at the same moment most will wait: %v\n", err)
+			}
 			run.Ready = ready
 			return run, vm.writeJSON("run.json", run)
 		}

@@ -20,8 +20,12 @@ import (
 // boot's release: it was kept, or was no trial.
 const releaseSettled = "/run/wherry/settled-release"
 
-// trialLimit is how long that may take: more than wherryd itself allows.
-// Whatever wherryd does not do (it crashes, hangs, or never answers) ends here.
+// releaseTrial is how many seconds wherryd gives the release, written when it begins to judge it.
+const releaseTrial = "/run/wherry/trial-limit"
+
+// trialLimit is how long that may take, half of it for wherryd to come up and half for
+// the trial, unless wherryd gives that longer (longer). Whatever wherryd does not do
+// (it crashes, hangs, or never answers) ends here.
 const trialLimit = 10 * time.Minute
 
 // maxTrial bounds what the command line may ask for.
@@ -48,9 +52,24 @@ func (m *machine) watchTrial() {
 	limit := cmp.Or(m.flags.trial, trialLimit)
 	m.log.Infof("this release is on trial: a restart follows unless it is kept within %s", limit)
 	time.Sleep(limit)
+	if m.flags.trial == 0 {
+		more := longer(releaseTrial)
+		time.Sleep(more)
+		limit += more
+	}
 	if _, err := os.Stat(releaseSettled); errors.Is(err, fs.ErrNotExist) {
 		m.request(power.Restart, "nobody kept this release within "+limit.String())
 	}
+}
+
+// longer is by how much the trial that wherryd holds does not fit into trialLimit.
+func longer(file string) time.Duration {
+	text, err := os.ReadFile(file)
+	asked, ok := trialFlag(string(text))
+	if err != nil || !ok { // wherryd does not judge yet
+		return 0
+	}
+	return max(0, asked-trialLimit/2)
 }
 
 // onTrial asks the loader's variables. A machine without them has no trials.

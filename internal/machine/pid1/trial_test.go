@@ -4,7 +4,10 @@
 package pid1
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"wherry.example/wherry/internal/format/efitext"
 	"wherry.example/wherry/internal/linux/efivar"
@@ -31,4 +34,22 @@ func TestOnTrial(t *testing.T) {
 	want("the new one did not load", false)
 	set("LoaderEntrySelected", "wherry_2.0.0+3.efi")
 	want("the new one runs", true)
+}
+
+// A trial that the configuration makes long is not cut short.
+func TestLonger(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "trial-limit")
+	for text, want := range map[string]time.Duration{
+		"": 0, "30": 0, "300": 0, "1800": 25 * time.Minute, "-1": 0, "many": 0, "9999999999": 0,
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := longer(file); got != want {
+			t.Errorf("wherryd gives it %q s: %s more, want %s", text, got, want)
+		}
+	}
+	if got := longer(file + ".not"); got != 0 {
+		t.Errorf("wherryd says nothing: %s more", got)
+	}
 }

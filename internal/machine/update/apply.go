@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 	"time"
 
 	"wherry.example/wherry/release"
@@ -122,6 +125,7 @@ func (u *Updater) try(ctx context.Context) bool {
 	u.trial = trialStatus{began: u.o.Now(), ends: u.o.Now().Add(limit)}
 	u.mu.Unlock()
 	u.setProgress(Progress{Phase: "trying", Target: a.To.String()})
+	u.askForTime(limit)
 	u.o.Board.Set(boardLine, true, fmt.Sprintf("%s is on trial: it stays when all is well again within %s", a.To, brief(limit)))
 	var held time.Duration
 	err := u.o.Trial.Wait(ctx, a.Baseline, limit, func(h Health) {
@@ -140,6 +144,12 @@ func (u *Updater) try(ctx context.Context) bool {
 		return u.giveUp(ctx, err.Error())
 	}
 	return true
+}
+
+// askForTime tells PID 1 how long the trial may take.
+func (u *Updater) askForTime(limit time.Duration) {
+	seconds := strconv.Itoa(int(limit / time.Second))
+	u.warn("tell PID 1 of the trial", os.WriteFile(filepath.Join(u.o.RunDir, trialFile), []byte(seconds), 0o644))
 }
 
 // bless makes the running release the one that is started for good.

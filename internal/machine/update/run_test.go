@@ -5,9 +5,13 @@ package update
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"wherry.example/wherry/release"
 )
@@ -235,5 +239,28 @@ func TestBundleByHand(t *testing.T) {
 	}
 	if w.untilQuiet(); w.running != "1.1.0" || w.record().last().How != Bundle {
 		t.Errorf("%s runs, %+v", w.running, w.record())
+	}
+}
+
+// PID 1 waits for as long as the configuration gives a trial.
+func TestTrialAsksForTime(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	w.config.Trial.Limit = 20 * time.Minute
+	w.start()
+	if err := w.life(apply); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	err := w.life(func(u *Updater) error {
+		got, err := os.ReadFile(filepath.Join(u.o.RunDir, trialFile))
+		if err == nil && string(got) != "1200" {
+			err = fmt.Errorf("PID 1 is told of %q s", got)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

@@ -25,7 +25,8 @@
 //
 // It owns STATE/update (the record, the id for rollouts, verified metadata,
 // the download, a bundle that was sent), and /run/wherry/settled-release: the empty file is there
-// once this boot is no trial, or not any more. PID 1 restarts a machine on trial on which it does not appear.
+// once this boot is no trial, or not any more. PID 1 restarts a machine on trial on which it does not appear,
+// after ten minutes or later, if /run/wherry/trial-limit gives the trial longer.
 // It reads the repository of the configuration, bundles that people send, and
 // *.wherry files on USB sticks that are there at boot, all through package release, and believes nothing
 // else. The boot partition is reached through Slots, the judgement of the machine's work
@@ -59,6 +60,7 @@ import (
 const (
 	boardLine   = "update"
 	settledFile = "settled-release"
+	trialFile   = "trial-limit"
 )
 
 // Options are what updates need of the machine.

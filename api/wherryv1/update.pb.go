@@ -761,7 +761,7 @@ func (x *UpdateTrial) GetChecks() []*UpdateCheck {
 
 type UpdateCheck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // network, containers, or of the configuration
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // "network", "API", "key", "state", "container NAME", "system container NAME", "check NAME" of the configuration
 	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`     // waiting | passed | failed
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"` // what is waited for, or what it printed
 	unknownFields protoimpl.UnknownFields
@@ -836,7 +836,7 @@ type UpdateRecord struct {
 	// Downtime is from stopping the containers to having them back.
 	Downtime      *durationpb.Duration `protobuf:"bytes,12,opt,name=downtime,proto3" json:"downtime,omitempty"`
 	By            string               `protobuf:"bytes,13,opt,name=by,proto3" json:"by,omitempty"`         // automatic, or the fingerprint of who asked
-	Checks        []*UpdateCheck       `protobuf:"bytes,14,rep,name=checks,proto3" json:"checks,omitempty"` // of the trial
+	Checks        []*UpdateCheck       `protobuf:"bytes,14,rep,name=checks,proto3" json:"checks,omitempty"` // of the trial, when it ended; those that failed first. None: it did not come to one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

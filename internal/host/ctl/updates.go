@@ -110,7 +110,7 @@ func (c *CLI) ApplyUpdate(ctx context.Context, o UpdateOptions) error {
 	case r == nil || err != nil:
 		return err
 	case r.State != stateCommitted:
-		return &ExitError{exitRolledBack, fmt.Errorf("%s did not work on machine %s, which runs %s: %s%s", p.target, c.machine.Name, now, orNone(r.Reason), failedChecks(r.Checks))}
+		return &ExitError{exitRolledBack, fmt.Errorf("%s did not work on machine %s, which runs %s: %s", p.target, c.machine.Name, now, orNone(r.Reason))}
 	}
 	c.notef("machine %s runs %s%s", c.machine.Name, now, downtime(r))
 	return nil

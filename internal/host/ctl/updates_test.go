@@ -150,7 +150,7 @@ func TestUpdateRolledBack(t *testing.T) {
 		Checks: []*wherryv1.UpdateCheck{{Name: "network", State: "passed"}, {Name: "shop", State: "failed", Message: "HTTP 500\noops"}}})
 	r.toy.progress, r.toy.err = steps, errdefs.ErrUnavailable
 	err := r.ApplyUpdate(t.Context(), UpdateOptions{Wait: true, Timeout: time.Minute})
-	want := "12.1.0 did not work on machine demo, which runs 12.0.0: check shop failed\n  check shop: HTTP 500\n    oops"
+	want := "12.1.0 did not work on machine demo, which runs 12.0.0: check shop failed"
 	if ExitCode(err) != 3 || err.Error() != want {
 		t.Errorf("exit code %d, %v", ExitCode(err), err)
 	}
@@ -295,12 +295,17 @@ func TestUpdateCheckAndHistory(t *testing.T) {
 			t.Errorf("printed %q, want %q", out, c.want)
 		}
 	}
-	r.toy.history = []*wherryv1.UpdateRecord{{From: "12.0.0", To: "12.1.0", State: "rolled-back", Reason: "no network\nmore", StartedAt: at(0), EndedAt: at(5), Delta: true, DownloadedBytes: 30_000, Source: "bundle"}, old}
+	r.toy.history = []*wherryv1.UpdateRecord{{From: "12.0.0", To: "12.1.0", State: "rolled-back", Reason: "no network\nmore", StartedAt: at(0), EndedAt: at(5), Delta: true, DownloadedBytes: 30_000, Source: "bundle"}, old,
+		{From: "10.0.0", To: "11.0.0", State: "rolled-back", StartedAt: at(-99), EndedAt: at(-98), DeltaRefused: "it is damaged", Checks: []*wherryv1.UpdateCheck{
+			{Name: "check shop", State: "failed", Message: "HTTP 500\noops"}, {Name: "network", State: "passed"}, {Name: "check cache", State: "passed", Message: "PONG"}}}}
 	if err := r.UpdateHistory(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	out, _ := r.took()
-	if lines := strings.Split(out, "\n"); len(lines) != 4 || !strings.Contains(lines[1], "rolled-back") || !strings.Contains(lines[1], "30kB as a delta") || !strings.HasSuffix(lines[1], "no network …") {
+	if !strings.HasSuffix(out, "\n  not as a delta: it is damaged\n  failed: check shop: HTTP 500\n    oops\n  well: network, check cache (PONG)\n") || strings.Count(out, "→") != 1 {
+		t.Errorf("printed\n%s", out)
+	}
+	if lines := strings.Split(out, "\n"); len(lines) != 11 || !strings.Contains(lines[1], "rolled-back") || !strings.Contains(lines[1], "30kB as a delta") || !strings.HasSuffix(lines[1], "no network …") {
 		t.Errorf("printed\n%s", out)
 	}
 }

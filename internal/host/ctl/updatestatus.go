@@ -47,8 +47,42 @@ func (c *CLI) UpdateHistory(ctx context.Context, limit uint32) error {
 		}
 		rows = append(rows, []string{localTime(r.StartedAt), r.From, r.To, r.State, down, sizes(r), r.Source, firstLine(r.Reason)})
 	}
-	return table(c.Out, "STARTED\tFROM\tTO\tRESULT\tDOWN\tFETCHED\tSOURCE\tREASON", rows)
+	if err := table(c.Out, "STARTED\tFROM\tTO\tRESULT\tDOWN\tFETCHED\tSOURCE\tREASON", rows); err != nil {
+		return err
+	}
+	for _, r := range res.Updates {
+		if more := historyDetails(r); more != "" {
+			fmt.Fprintf(c.Out, "\n%s → %s, %s\n%s", r.From, r.To, localTime(r.StartedAt), more)
+		}
+	}
+	return nil
 }
+
+// historyDetails is what does not fit into a row: why there was no delta, and what the trial found.
+func historyDetails(r *wherryv1.UpdateRecord) string {
+	var b strings.Builder
+	if r.DeltaRefused != "" {
+		fmt.Fprintf(&b, "  not as a delta: %s\n", indented(r.DeltaRefused))
+	}
+	var well []string
+	for _, k := range r.Checks {
+		switch {
+		case k.State == "failed":
+			fmt.Fprintf(&b, "  failed: %s\n", because(k.Name, indented(k.Message)))
+		case k.Message != "":
+			well = append(well, k.Name+" ("+firstLine(k.Message)+")")
+		default:
+			well = append(well, k.Name)
+		}
+	}
+	if len(well) > 0 {
+		fmt.Fprintf(&b, "  well: %s\n", strings.Join(well, ", "))
+	}
+	return b.String()
+}
+
+// indented are lines that stand below something.
+func indented(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "\n    ") }
 
 func (c *CLI) updateScreen(u *wherryv1.GetUpdateResponse) string {
 	var rows [][]string
@@ -267,17 +301,6 @@ func slotText(s *wherryv1.UpdateSlot) string {
 		text += "  next"
 	}
 	return text
-}
-
-// failedChecks are what a trial failed by, a line each with what they printed.
-func failedChecks(checks []*wherryv1.UpdateCheck) string {
-	var b strings.Builder
-	for _, k := range checks {
-		if k.State == "failed" {
-			fmt.Fprintf(&b, "\n  %s", because("check "+k.Name, strings.ReplaceAll(strings.TrimSpace(k.Message), "\n", "\n    ")))
-		}
-	}
-	return b.String()
 }
 
 func firstLine(s string) string {

@@ -228,6 +228,19 @@ func (h *history) failures(results []Result, stable time.Duration) []Result {
 	return out
 }
 
+// judged are the results of the last look, with what failed over the whole time in their place.
+func judged(results, failures []Result) []Result {
+	out := slices.Clone(results)
+	for _, f := range failures {
+		if i := slices.IndexFunc(out, func(r Result) bool { return r.Name == f.Name }); i >= 0 {
+			out[i] = f
+		} else {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // bounded is a message that fits into a line and a record.
 func bounded(s string) string {
 	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "�")), " ")

@@ -198,6 +198,10 @@ func TestStability(t *testing.T) {
 	if len(got) != 1 || got[0].Name != "container name-a" || got[0].Message != "it was started anew 4 times" {
 		t.Errorf("failures: %+v", got)
 	}
+	want := []Result{{Name: "x", Well: true}, {Name: "container name-a", Message: "it was started anew 4 times"}, {Name: "z"}}
+	if diff := cmp.Diff(want, judged([]Result{{Name: "x", Well: true}, {Name: "container name-a", Well: true}}, append(got, Result{Name: "z"}))); diff != "" {
+		t.Error(diff)
+	}
 	if got := (&history{}).failures(nil, time.Second); len(got) != 1 || got[0].Message != "all was well only at the end, for less than 1s" {
 		t.Errorf("failures: %+v", got)
 	}

@@ -52,24 +52,25 @@ func probeAPI(ctx context.Context, address, fingerprint string) error {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	return answers(&http.Client{Transport: t, CheckRedirect: stay}, req, http.StatusOK)
+	_, err = answers(&http.Client{Transport: t, CheckRedirect: stay}, req, http.StatusOK)
+	return err
 }
 
 // stay takes a redirection for the answer that it is.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// answers sends a request and wants a status; 0: any from 200 to 299.
-func answers(c *http.Client, req *http.Request, status int) error {
+// answers sends a request and wants a status; 0: any from 200 to 299. It returns the one that came.
+func answers(c *http.Client, req *http.Request, status int) (string, error) {
 	resp, err := c.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == status || status == 0 && resp.StatusCode/100 == 2 {
-		return nil
+		return resp.Status, nil
 	}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer)) // to show; what came until an error is enough
-	return fmt.Errorf("it answers %s: %s", resp.Status, body)
+	return "", fmt.Errorf("it answers %s: %s", resp.Status, body)
 }
 
 func compareKeys(before baseline, now string) error {
@@ -100,24 +101,24 @@ func judgeWriting(err error) error {
 	return err
 }
 
-// check does a check of the configuration.
-func (t *Trial) check(ctx context.Context, c config.TrialCheck) error {
+// check does a check of the configuration, and returns what it printed if it went well.
+func (t *Trial) check(ctx context.Context, c config.TrialCheck) (string, error) {
 	switch {
 	case c.HTTP.URL != "":
 		return checkHTTP(ctx, c.HTTP)
 	case c.TCP != "":
-		return checkTCP(ctx, c.TCP)
+		return "", checkTCP(ctx, c.TCP)
 	case len(c.Exec.Command) > 0:
 		return t.checkExec(ctx, c.Exec)
 	}
-	return errors.New("it names neither http nor tcp nor exec")
+	return "", errors.New("it names neither http nor tcp nor exec")
 }
 
 // checkHTTP does not look at the certificate: the question is whether the work is done.
-func checkHTTP(ctx context.Context, c config.TrialHTTP) error {
+func checkHTTP(ctx context.Context, c config.TrialHTTP) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	t := &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	defer t.CloseIdleConnections()
@@ -132,7 +133,7 @@ func checkTCP(ctx context.Context, address string) error {
 	return conn.Close()
 }
 
-func (t *Trial) checkExec(ctx context.Context, c config.TrialExec) error {
+func (t *Trial) checkExec(ctx context.Context, c config.TrialExec) (string, error) {
 	var mu sync.Mutex // a command that does not end may still print when we have gone
 	var text []byte
 	code, err := t.o.Exec(ctx, c.Container, c.Command, func(b []byte) {
@@ -145,11 +146,11 @@ func (t *Trial) checkExec(ctx context.Context, c config.TrialExec) error {
 	mu.Unlock()
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("it did not end within %s: %s", probeLimit, out)
+		return "", fmt.Errorf("it did not end within %s: %s", probeLimit, out)
 	case err != nil:
-		return err
+		return "", err
 	case code != 0:
-		return fmt.Errorf("it ended with %d: %s", code, out)
+		return "", fmt.Errorf("it ended with %d: %s", code, out)
 	}
-	return nil
+	return string(out), nil
 }

@@ -81,7 +81,8 @@ type Report struct {
 	Results []Result
 }
 
-// Result is one check at the last look. Message says what is amiss, or is empty.
+// Result is one check at the last look. Message says what is amiss, or what a
+// check of the configuration printed when it went well.
 type Result struct {
 	Name    string
 	Well    bool
@@ -164,7 +165,10 @@ func (t *Trial) Wait(ctx context.Context, saved json.RawMessage, limit time.Dura
 		case held >= h.needed(t.o.Stable):
 			return nil
 		case r.Elapsed >= limit:
-			return &Failure{Limit: limit, Results: h.failures(results, t.o.Stable)}
+			failures := h.failures(results, t.o.Stable)
+			r.Results = judged(results, failures)
+			progress(r)
+			return &Failure{Limit: limit, Results: failures}
 		}
 		select {
 		case <-time.After(min(pause, max(0, limit-r.Elapsed))):
@@ -193,22 +197,23 @@ func (t *Trial) look(ctx context.Context, before baseline, h *history) []Result 
 func (t *Trial) probe(ctx context.Context, before baseline) []Result {
 	type probe struct {
 		name string
-		do   func(context.Context) error
+		do   func(context.Context) (string, error)
 	}
 	probes := []probe{
-		{"API", func(ctx context.Context) error { return probeAPI(ctx, t.o.API, t.o.Fingerprint()) }},
-		{"key", func(context.Context) error { return compareKeys(before, t.o.Fingerprint()) }},
-		{"state", func(context.Context) error { return probeState(before, t.o.State(), t.o.StateDir) }},
+		{"API", func(ctx context.Context) (string, error) { return "", probeAPI(ctx, t.o.API, t.o.Fingerprint()) }},
+		{"key", func(context.Context) (string, error) { return "", compareKeys(before, t.o.Fingerprint()) }},
+		{"state", func(context.Context) (string, error) { return "", probeState(before, t.o.State(), t.o.StateDir) }},
 	}
 	for _, c := range t.o.Checks() {
-		probes = append(probes, probe{"check " + c.Name, func(ctx context.Context) error { return t.check(ctx, c) }})
+		probes = append(probes, probe{"check " + c.Name, func(ctx context.Context) (string, error) { return t.check(ctx, c) }})
 	}
 	results := make([]Result, len(probes))
 	var all sync.WaitGroup
 	for i, p := range probes {
 		all.Go(func() {
-			results[i] = Result{Name: p.name, Well: true}
-			if err := p.do(ctx); err != nil {
+			text, err := p.do(ctx)
+			results[i] = Result{Name: p.name, Well: true, Message: bounded(text)}
+			if err != nil {
 				results[i] = Result{Name: p.name, Message: bounded(err.Error())}
 			}
 		})

@@ -194,7 +194,7 @@ func TestNotWell(t *testing.T) {
 	}{
 		"good checks": {nil, []config.TrialCheck{
 			{Name: "page", HTTP: config.TrialHTTP{URL: web.URL}}, {Name: "moved", HTTP: config.TrialHTTP{URL: web.URL + "/moved", Status: 302}}, {Name: "bad", HTTP: config.TrialHTTP{URL: web.URL + "/bad", Status: 500}},
-			{Name: "private", HTTP: config.TrialHTTP{URL: private.URL, Status: 404}}, {Name: "port", TCP: address}, {Name: "asked", Exec: config.TrialExec{Container: "app", Command: []string{"print", "", "0"}}},
+			{Name: "private", HTTP: config.TrialHTTP{URL: private.URL, Status: 404}}, {Name: "port", TCP: address}, {Name: "asked", Exec: config.TrialExec{Container: "app", Command: []string{"print", "7\nrows", "0"}}},
 		}, ""},
 		"redirect":       {nil, []config.TrialCheck{{Name: "page", HTTP: config.TrialHTTP{URL: web.URL + "/moved"}}}, "; check page: it answers 302 Found"},
 		"bad status":     {nil, []config.TrialCheck{{Name: "page", HTTP: config.TrialHTTP{URL: web.URL + "/bad"}}}, "; check page: it answers 500 Internal Server Error: the database is away the"},
@@ -229,7 +229,21 @@ func TestNotWell(t *testing.T) {
 			if tt.want == "" {
 				limit = 10 * time.Second
 			}
-			err = r.Wait(t.Context(), before, limit, func(Report) {})
+			var last Report
+			err = r.Wait(t.Context(), before, limit, func(r Report) { last = r })
+			said := ""
+			for _, k := range last.Results {
+				if k.Well == (tt.want == "") { // what failed, or else what was printed
+					said += "; " + k.Name + ": " + k.Message
+				}
+			}
+			want := tt.want
+			if want == "" && len(tt.checks) > 0 {
+				want = "; check page: 200 OK; check moved: 302 Found; check bad: 500 Internal Server Error; check private: 404 Not Found; check port: ; check asked: 7 rows"
+			}
+			if !strings.Contains(said, want) {
+				t.Errorf("the last report says %q, want %q", said, want)
+			}
 			var f *Failure
 			switch {
 			case tt.want == "" && err != nil:
@@ -253,7 +267,7 @@ func TestEnds(t *testing.T) {
 	}
 	short, cancelShort := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancelShort()
-	if err := r.check(short, r.o.Checks()[0]); err == nil || !strings.Contains(err.Error(), "did not end within") || !strings.Contains(err.Error(), "waiting") {
+	if _, err := r.check(short, r.o.Checks()[0]); err == nil || !strings.Contains(err.Error(), "did not end within") || !strings.Contains(err.Error(), "waiting") {
 		t.Error(err)
 	}
 }

@@ -110,15 +110,21 @@ func (p Progress) tell() *wherryv1.UpdateProgress {
 
 func (t trialStatus) tell(now time.Time) *wherryv1.UpdateTrial {
 	out := &wherryv1.UpdateTrial{StartedAt: stamp(t.began), EndsAt: stamp(t.ends)}
-	for _, c := range t.checks {
+	amiss := "failed"
+	if now.Before(t.ends) {
+		amiss = "waiting"
+	}
+	out.Checks = tellChecks(t.checks, amiss)
+	return out
+}
+
+func tellChecks(checks []Check, amiss string) (out []*wherryv1.UpdateCheck) {
+	for _, c := range checks {
 		state := "passed"
-		switch {
-		case !c.Well && now.Before(t.ends):
-			state = "waiting"
-		case !c.Well:
-			state = "failed"
+		if !c.Well {
+			state = amiss
 		}
-		out.Checks = append(out.Checks, &wherryv1.UpdateCheck{Name: c.Name, State: state, Message: c.Message})
+		out = append(out, &wherryv1.UpdateCheck{Name: c.Name, State: state, Message: c.Message})
 	}
 	return out
 }
@@ -129,6 +135,7 @@ func (r Record) tell(limit int) (out []*wherryv1.UpdateRecord) {
 		out = append(out, &wherryv1.UpdateRecord{
 			From: a.From.String(), To: a.To.String(), Source: string(a.How), By: a.By, State: string(r.State), Reason: a.Failed,
 			StartedAt: stamp(a.Begun), Delta: a.Delta, DownloadedBytes: uint64(a.Fetched), Bytes: uint64(a.File.Bytes), DeltaRefused: a.Note,
+			Checks: tellChecks(a.Checks, "failed"),
 		})
 	}
 	for _, e := range r.History[:min(len(r.History), max(0, limit-len(out)))] {
@@ -144,6 +151,7 @@ func (e Entry) tell() *wherryv1.UpdateRecord {
 	r := &wherryv1.UpdateRecord{
 		From: e.From.String(), To: e.To.String(), Source: string(e.How), By: e.By, State: states[e.Result], Reason: e.Reason,
 		StartedAt: stamp(e.Begun), EndedAt: stamp(e.Ended), Delta: e.Delta, DownloadedBytes: uint64(e.Fetched), Bytes: uint64(e.Bytes), DeltaRefused: e.Note,
+		Checks: tellChecks(e.Checks, "failed"),
 	}
 	if e.Downtime > 0 {
 		r.Downtime = durationpb.New(e.Downtime)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"wherry.example/wherry/release"
@@ -137,8 +138,10 @@ func (u *Updater) try(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return false // a shutdown, or somebody rolls back
 	}
+	well := u.o.Now().Add(-held)
+	u.warn("", u.amend(func(r *Record) { r.Attempt.Checks = u.checksLocked() }))
 	if err == nil {
-		err = u.bless(u.o.Now().Add(-held))
+		err = u.bless(well)
 	}
 	if err != nil {
 		return u.giveUp(ctx, err.Error())
@@ -151,6 +154,9 @@ func (u *Updater) askForTime(limit time.Duration) {
 	seconds := strconv.Itoa(int(limit / time.Second))
 	u.warn("tell PID 1 of the trial", os.WriteFile(filepath.Join(u.o.RunDir, trialFile), []byte(seconds), 0o644))
 }
+
+// checksLocked is how the trial's checks fare, for the record.
+func (u *Updater) checksLocked() []Check { return kept(u.trial.checks) }
 
 // bless makes the running release the one that is started for good.
 func (u *Updater) bless(well time.Time) error {
@@ -210,7 +216,15 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 		return
 	}
 	var held time.Duration
-	if err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) { held = h.Held }); err != nil {
+	said := ""
+	err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) {
+		held = h.Held
+		if now := amiss(h.Checks); now != said {
+			said = now
+			u.o.Log.Info("update: back in the old release", "waits for", now)
+		}
+	})
+	if err != nil {
 		if ctx.Err() == nil {
 			u.o.Log.Warn("update: the machine went back to its old release, and not all is as before the update", "error", err)
 		}
@@ -225,6 +239,17 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 		h[0].Downtime = d
 		r.History = h
 	}))
+}
+
+// amiss names the checks that do not hold, with what is the matter.
+func amiss(checks []Check) string {
+	var out []string
+	for _, c := range checks {
+		if !c.Well {
+			out = append(out, c.Name+": "+c.Message)
+		}
+	}
+	return bounded(strings.Join(out, "; "), maxReason)
 }
 
 func (u *Updater) limit() time.Duration {

@@ -243,6 +243,9 @@ func (u *Updater) bundle(ctx context.Context, j *job, file string, r Request) er
 	if err != nil {
 		return err
 	}
+	if n > maxBundleBytes { // on a stick; what is sent was refused before
+		return errFull.WithMessage(fmt.Sprintf("a bundle of %d bytes: the limit is %d", n, int64(maxBundleBytes)))
+	}
 	b, err := release.OpenBundle(f, n)
 	if err != nil {
 		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
@@ -296,7 +299,9 @@ func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by 
 	}
 	r := clone(u.current())
 	if trying {
-		r.Attempt.Failed = reason
+		u.mu.Lock()
+		r.Attempt.Failed, r.Attempt.Checks = reason, u.checksLocked()
+		u.mu.Unlock()
 		return leave(r, s), nil
 	}
 	if err := u.unstage(); err != nil { // the loader would take it

@@ -22,6 +22,8 @@ const (
 	maxHistory  = 30
 	maxAvoided  = 20
 	maxReason   = 2 << 10
+	maxChecks   = 40      // of an attempt
+	maxChecked  = 4 << 10 // bytes that the checks of an attempt printed
 	maxBaseline = 128 << 10
 	maxRecord   = 512 << 10
 )
@@ -71,6 +73,7 @@ type Attempt struct {
 	Starts    int             `json:"starts,omitempty"`  // boots of To in which wherryd came up
 	Failed    string          `json:"failed,omitempty"`  // why To is being left
 	Leaving   int             `json:"leaving,omitempty"` // how often that was tried
+	Checks    []Check         `json:"checks,omitempty"`  // how the trial ended
 }
 
 // Avoided is a release that did not work here.
@@ -100,6 +103,7 @@ type Entry struct {
 	Delta    bool            `json:"delta,omitempty"`
 	Note     string          `json:"note,omitempty"`
 	Downtime time.Duration   `json:"downtime,omitempty"` // zero: not known
+	Checks   []Check         `json:"checks,omitempty"`   // of the trial; none: it did not come to one
 }
 
 // Result is how an attempt ended.
@@ -119,7 +123,7 @@ func (r Record) under() bool { return r.Attempt != nil }
 // end moves the attempt to the history.
 func (r *Record) end(state release.State, result Result, reason string, now time.Time) {
 	a := r.Attempt
-	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note}
+	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note, Checks: a.Checks}
 	if a.How == Rollback { // it was the running one that was left
 		e.From, e.To = a.To, a.From
 	}
@@ -154,6 +158,31 @@ func (r Record) last() Entry {
 		return Entry{}
 	}
 	return r.History[0]
+}
+
+// kept are checks as the record keeps them: those that failed first, since the
+// number of checks and what all of them say is bounded.
+func kept(checks []Check) []Check {
+	out := slices.Clone(checks)
+	slices.SortStableFunc(out, func(a, b Check) int {
+		switch {
+		case a.Well == b.Well:
+			return 0
+		case b.Well:
+			return -1
+		}
+		return 1
+	})
+	out = out[:min(len(out), maxChecks)]
+	const name, least = 100, 40
+	left := maxChecked
+	for i := range out {
+		c := &out[i]
+		c.Name = bounded(c.Name, name)
+		c.Message = bounded(c.Message, max(left, least))
+		left -= len(c.Message)
+	}
+	return out
 }
 
 func bounded(s string, max int) string {
@@ -195,9 +224,20 @@ func load(file string) (Record, error) {
 	return got, nil
 }
 
+// marshal leaves out what the oldest attempts' checks printed, where all would be too much.
+func (r Record) marshal() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", " ")
+	for i := len(r.History) - 1; i >= 0 && err == nil && len(data) > maxRecord; i-- {
+		r.History = slices.Clone(r.History)
+		r.History[i].Checks = nil
+		data, err = json.MarshalIndent(r, "", " ")
+	}
+	return data, err
+}
+
 // save is on the disk when it returns nil.
 func (r Record) save(file string) error {
-	data, err := json.MarshalIndent(r, "", " ")
+	data, err := r.marshal()
 	if err != nil {
 		return err
 	}

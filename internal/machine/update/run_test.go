@@ -56,6 +56,9 @@ func TestUpdateAndRollback(t *testing.T) {
 	if e.Downtime < 20e9 || e.Downtime > 60e9 || e.Fetched != int64(len(osFile("1.1.0"))) || e.Delta {
 		t.Errorf("downtime %s, fetched %d", e.Downtime, e.Fetched)
 	}
+	if len(e.Checks) != 1 || !e.Checks[0].Well || e.Checks[0].Name != "containers" {
+		t.Errorf("the checks of its trial: %+v", e.Checks)
+	}
 	if w.slots["1.1.0"].counted {
 		t.Error("it is not blessed")
 	}
@@ -121,6 +124,11 @@ func TestBroken(t *testing.T) {
 			r := w.record()
 			if e := r.last(); w.running != "1.0.0" || r.State != release.StateRolledBack || e.Result != RolledBack || !strings.Contains(e.Reason, want) {
 				t.Fatalf("%s runs, %+v", w.running, r)
+			}
+			if got, trials := w.record().tell(1)[0].Checks, map[bool]int{true: 1}[how == "unwell"]; len(got) != trials {
+				t.Errorf("the checks of its trial: %v", got)
+			} else if trials > 0 && (got[0].State != "failed" || got[0].Message != "redis is starting") {
+				t.Errorf("its check: %v", got[0])
 			}
 			lines := w.board.List()
 			if len(lines) == 0 || lines[0].Ready || !strings.Contains(lines[0].Message, "1.1.0 did not work here") {

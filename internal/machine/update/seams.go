@@ -67,9 +67,9 @@ type Health struct {
 
 // Check is one of the things that must be well.
 type Check struct {
-	Name    string
-	Well    bool
-	Message string // what is amiss
+	Name    string `json:"name"`
+	Well    bool   `json:"well"`
+	Message string `json:"message,omitempty"` // what is amiss, or what it printed
 }
 
 // Deltas make an OS file out of the running one and a small file.

@@ -39,7 +39,7 @@ func (p *parts) newUpdates() *update.Updater {
 		Reboot:   func() error { return answers{p}.askInit("restart for an update", syscall.SIGTERM) },
 		ClockSet: func() bool { set, _ := p.clock.Status(); return set },
 		Event:    p.updateEvent, Console: p.console.Step,
-		Sticks: update.Sticks{Dir: filepath.Join(runDir, "stick"), Load: p.modules.Load}.Look,
+		Sticks: p.lookAtSticks,
 	})
 }
 
@@ -56,6 +56,12 @@ func (p *parts) startUpdates(ctx context.Context) error {
 		p.closeUpdates(context.WithoutCancel(ctx))
 	})
 	return nil
+}
+
+// lookAtSticks looks at USB sticks when their drivers are there.
+func (p *parts) lookAtSticks(ctx context.Context, use func(file string)) error {
+	<-settled(ctx)
+	return update.Sticks{Dir: filepath.Join(runDir, "stick"), Load: p.modules.Load}.Look(ctx, use)
 }
 
 // updateGrace is how long a write to the boot partition may hold the shutdown up.

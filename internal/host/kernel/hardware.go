@@ -14,6 +14,7 @@ var Hardware = []Group{
 	{Name: "usb", Required: true, Modules: []string{"xhci_pci", "ehci_pci", "usb_storage", "uas", "usbhid", "hid_generic"}},
 	{Name: "usb more", Modules: []string{"ehci_hcd", "ohci_pci", "uhci_hcd", "hid_apple", "hid_logitech", "hid_logitech_dj", "hid_logitech_hidpp", "hid_microsoft", "typec_ucsi", "ucsi_acpi"}},
 	{Name: "usb serial", Modules: []string{"usbserial", "ftdi_sio", "cp210x", "pl2303", "ch341", "cdc_acm"}},
+	{Name: "usb sticks", Modules: []string{"exfat"}}, // what large ones come with
 	{Name: "sata", Required: true, Modules: []string{"ahci", "sd_mod"}},
 	{Name: "sata more", Modules: []string{"acard_ahci", "ata_generic", "sata_mv", "sata_nv", "sata_sil", "sata_sil24", "sata_sis", "sata_svw", "sata_via", "pata_amd", "pata_via", "pata_sis", "pata_jmicron"}},
 	{Name: "nvme more", Modules: []string{"vmd", "nvme_fabrics", "nvme_tcp"}},

@@ -4,13 +4,16 @@
 package update
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,24 +29,36 @@ const (
 	maxStickFiles = 8
 )
 
+// A stick shows its disk a second or two after the machine found that something
+// is plugged in, and hubs take their time before that.
+const (
+	stickPoll = 200 * time.Millisecond
+	stickMin  = 4 * time.Second
+	stickMax  = 15 * time.Second
+)
+
 // stickTypes are the file systems that sticks come with, and the kernel's modules for them.
 var stickTypes = []struct {
 	name    string
 	modules []string
+	options string
 }{
-	{"vfat", []string{"vfat", "nls_cp437", "nls_ascii"}},
-	{"exfat", []string{"exfat"}},
-	{"ext4", nil},
+	{"vfat", []string{"vfat", "nls_cp437", "nls_ascii"}, ""},
+	{"exfat", []string{"exfat"}, ""},
+	{"ext4", nil, "noload"}, // its journal is not played back: nothing is written to a stick
 }
 
 // Sticks looks for bundles on removable disks, which it mounts read-only at dir while it does.
 type Sticks struct {
 	Dir  string
 	Load func(modules ...string) error
+	Sys  string // instead of /sys
 }
 
-// Look calls use with each *.wherry file in the topmost folder of a removable disk's partitions.
+// Look calls use with each *.wherry file in the topmost folder of a removable disk's partitions. Its
+// error tells of each place that could not be looked at; the others are all the same.
 func (s Sticks) Look(ctx context.Context, use func(file string)) error {
+	s.await(ctx)
 	disks, err := block.Lister{}.List()
 	if err != nil {
 		return fmt.Errorf("look for USB sticks: %w", err)
@@ -64,6 +79,33 @@ func (s Sticks) Look(ctx context.Context, use func(file string)) error {
 	return err
 }
 
+// await waits until what is plugged in has shown its disk.
+func (s Sticks) await(ctx context.Context) {
+	usb := filepath.Join(cmp.Or(s.Sys, "/sys"), "bus", "usb", "devices")
+	if any, err := filepath.Glob(filepath.Join(usb, "*")); err != nil || len(any) == 0 {
+		return // there is no USB
+	}
+	for began := time.Now(); ctx.Err() == nil; time.Sleep(stickPoll) {
+		if past := time.Since(began); past >= stickMax || past >= stickMin && !coming(usb) {
+			return
+		}
+	}
+}
+
+// coming tells whether there is a disk on USB (interfaces of class 8) that is not to be seen yet.
+func coming(usb string) bool {
+	classes, _ := filepath.Glob(filepath.Join(usb, "*", "bInterfaceClass"))
+	for _, file := range classes {
+		if class, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(class)) != "08" {
+			continue
+		}
+		if disks, err := filepath.Glob(filepath.Join(filepath.Dir(file), "host*", "target*", "*", "block", "*")); err != nil || len(disks) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // removable are the partitions of sticks; the whole stick where it has none.
 func removable(disks []block.Disk) (paths []string) {
 	for _, d := range disks {
@@ -81,15 +123,40 @@ func removable(disks []block.Disk) (paths []string) {
 }
 
 func (s Sticks) place(device string, use func(file string)) error {
+	holds, err := content(device)
+	if err != nil || holds == "empty" {
+		return wrong(device, err)
+	}
 	if !s.mount(device) {
-		return nil // it holds nothing that can be read: none of our business
+		return wrong(device, fmt.Errorf("it holds %s, and no FAT, exFAT or ext4 that can be read", holds))
 	}
 	defer mount.Undo(s.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	files, err := bundlesIn(s.Dir)
 	for _, f := range files {
 		use(f)
 	}
-	return err
+	return wrong(device, err)
+}
+
+func wrong(device string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("the USB stick %s: %w", filepath.Base(device), err)
+}
+
+// content is what a disk or partition holds, as package block names it.
+func content(device string) (string, error) {
+	d, err := block.OpenReading(device)
+	if err != nil {
+		return "", err
+	}
+	var c block.Content
+	size, err := d.Size()
+	if err == nil {
+		c, err = block.Probe(d, size)
+	}
+	return c.Name, errors.Join(err, d.Close())
 }
 
 func (s Sticks) mount(device string) bool {
@@ -97,7 +164,7 @@ func (s Sticks) mount(device string) bool {
 		if len(t.modules) > 0 && s.Load(t.modules...) != nil {
 			continue
 		}
-		m := mount.Mount{Source: device, Target: s.Dir, Type: t.name, Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC}
+		m := mount.Mount{Source: device, Target: s.Dir, Type: t.name, Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, Data: t.options}
 		if m.Do() == nil {
 			return true
 		}
@@ -113,8 +180,8 @@ func bundlesIn(dir string) ([]string, error) {
 	}
 	defer d.Close()
 	entries, err := d.ReadDir(maxStickNames)
-	if err != nil && len(entries) == 0 {
-		return nil, nil
+	if err != nil && len(entries) == 0 && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read its topmost folder: %w", err)
 	}
 	var out []string
 	for _, e := range entries {
@@ -123,7 +190,15 @@ func bundlesIn(dir string) ([]string, error) {
 		}
 	}
 	slices.Sort(out)
-	return out[:min(len(out), maxStickFiles)], nil
+	switch {
+	case len(entries) == maxStickNames:
+		err = fmt.Errorf("it has %d files or more: only the first are looked at", maxStickNames)
+	case len(out) > maxStickFiles:
+		err = fmt.Errorf("it has %d bundles: the first %d by name are looked at", len(out), maxStickFiles)
+	default:
+		err = nil
+	}
+	return out[:min(len(out), maxStickFiles)], err
 }
 
 // fromSticks takes what somebody carried here, if the machine takes updates by itself.
@@ -134,7 +209,7 @@ func (u *Updater) fromSticks(ctx context.Context) {
 	if u.o.Sticks == nil || !automatic || u.current().under() {
 		return
 	}
-	u.warn("", u.o.Sticks(ctx, func(file string) {
+	err := u.o.Sticks(ctx, func(file string) {
 		name := filepath.Base(file)
 		j, err := u.begin(Stick, "USB stick", nil)
 		if err == nil {
@@ -145,5 +220,12 @@ func (u *Updater) fromSticks(ctx context.Context) {
 			u.o.Log.Info("update: a bundle on a USB stick", "file", name, "error", err)
 			u.o.Console("update", firstLine(fmt.Sprintf("%s on the USB stick: %v", bounded(name, 60), err)))
 		}
-	}))
+	})
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	u.warn("", err)
+	for line := range strings.Lines(err.Error()) {
+		u.o.Console("update", firstLine(line))
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -34,6 +35,7 @@ type order struct {
 	Verb, Ref string
 	Args      []string
 	Restart   wherryv1.RestartPolicy_Kind
+	Log       *wherryv1.LogOptions
 	Stop      bool // auto-remove is not used; a stop is waited for
 }
 
@@ -72,7 +74,7 @@ func obey(e *Engine, o order) (r reply, err error) {
 	ctx := context.Background()
 	switch o.Verb {
 	case "create":
-		r.ID, _, _, err = e.Create(ctx, &wherryv1.ContainerSpec{Image: "probe:1", Name: o.Ref, Command: o.Args, Restart: &wherryv1.RestartPolicy{Kind: o.Restart}})
+		r.ID, _, _, err = e.Create(ctx, &wherryv1.ContainerSpec{Image: "probe:1", Name: o.Ref, Command: o.Args, Restart: &wherryv1.RestartPolicy{Kind: o.Restart}, Log: o.Log})
 	case "start":
 		err = e.Start(ctx, o.Ref)
 	case "stop":
@@ -282,6 +284,33 @@ func TestOutputIsReadOn(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%d lines of %d were kept; the last is %q", len(got), lines, got[len(got)-1])
+	}
+}
+
+// TestFloodIsKept kills the engine while containers write to both streams as
+// fast as it reads, and wants every byte of what they wrote, to their last words.
+func TestFloodIsKept(t *testing.T) {
+	c, w := childWorld(t)
+	t.Cleanup(func() { c.kill() })
+	dirs := map[string]string{}
+	for _, name := range []string{"flood1", "flood2"} {
+		o := order{Verb: "create", Ref: name, Args: []string{"flood"}, Log: &wherryv1.LogOptions{MaxBytes: 4 << 20, MaxFiles: 100}}
+		dirs[name] = filepath.Join(w.dir, "root/containers", c.must(o).ID)
+		c.must(order{Verb: "start", Ref: name})
+	}
+	const kills = 24
+	for range kills {
+		time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+		c = c.restart()
+	}
+	for name, dir := range dirs {
+		c.must(order{Verb: "stop", Ref: name})
+		l := newLogFile(dir, &wherryv1.LogOptions{MaxFiles: 100}, slog.New(slog.DiscardHandler))
+		lines := checkTalk(t, l, func(stream, lines int) string { return fmt.Sprintf("stream %d: %d lines\n", stream, lines) })
+		t.Logf("%s: %v lines in %d files, %d kills", name, lines, l.seq, kills)
+		if lines[0] < kills || lines[1] < kills {
+			t.Errorf("%s wrote too little for this to prove anything", name)
+		}
 	}
 }
 

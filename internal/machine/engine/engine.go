@@ -12,7 +12,8 @@
 // should run; everything that the stores, the shim and the kernel know is derived from it
 // and thrown away when it disagrees. RunDir (/run/wherry/engine) holds what dies
 // with the boot: for each container its mounted root file system, its FIFOs and
-// its bundle, which is there exactly while the shim may hold a task of it.
+// its bundle, which is there exactly while the shim may hold a task of it; and in
+// holds/ the output that is on its way from a FIFO to a log.
 //
 // Life of a container. Create checks the request, fills in the image's values,
 // writes a record in phase creating, makes the snapshot and the volumes, and
@@ -26,7 +27,7 @@
 //
 // Start of the engine. Records are compared with what the shim holds, which
 // outlives this process and keeps ended tasks, with their exit codes and the output that
-// nobody read, until they are deleted: running tasks are adopted and their output is
+// nobody read, until they are deleted: output that was on its way to a log is brought there, running tasks are adopted and their output is
 // read on, ends are recorded, restart policies are applied, tasks, snapshots and
 // mounts without a record are removed.
 //
@@ -92,6 +93,7 @@ type Engine struct {
 	stores   *stores
 	shim     *tasks.Shim
 	oom      *oomWatch
+	holds    *holds // output on its way from FIFOs to logs
 	settings atomic.Pointer[Settings]
 	table    table
 	events   eventRing
@@ -140,6 +142,9 @@ func New(ctx context.Context, o Options) (*Engine, error) {
 
 // open opens what has to be closed.
 func (e *Engine) open() (err error) {
+	if e.holds, err = openHolds(filepath.Join(e.opts.RunDir, "holds"), e.log); err != nil {
+		return err
+	}
 	if e.oom, err = newOOMWatch(); err != nil {
 		return err
 	}
@@ -186,6 +191,7 @@ func (e *Engine) Close() {
 	go func() { e.work.Wait(); close(done) }()
 	select {
 	case <-done:
+		e.holds.close()
 		e.stores.Close()
 	case <-time.After(5 * time.Second):
 		e.log.Warn("engine: background work did not end in time")

@@ -171,7 +171,7 @@ func (x *execution) create(spec *specs.Process, o ExecOptions) (err error) {
 		}
 		spec.Terminal = false
 	} else {
-		if x.io, err = makeStdio(x.dir, o.Start.Tty, o.Stdin != nil, x.sink); err != nil {
+		if x.io, err = makeStdio(x.dir, o.Start.Tty, o.Stdin != nil, passTo(x.sink)); err != nil {
 			return err
 		}
 		names = x.io.names
@@ -340,7 +340,7 @@ func (e *Engine) adoptExecs(c *container, r *run) {
 		}
 		if _, err := os.Stat(filepath.Join(dir, "stdout")); err == nil { // it was left, not begun detached
 			_, err := os.Stat(filepath.Join(dir, "stderr"))
-			x.io, err = reopenStdio(dir, err != nil, false, x.sink)
+			x.io, err = reopenStdio(dir, err != nil, false, passTo(x.sink))
 			e.logFailure("read the output of a command on", c.id, err)
 		}
 		e.work.Go(func() { x.reap(e.life) })

@@ -34,8 +34,8 @@ func readLog(t *testing.T, l *logFile, from position) string {
 
 func TestLogTail(t *testing.T) {
 	l := testLog(t, 0, 0)
-	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("one\ntwo\nthr"))
-	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("ee\nfour"))
+	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("one\ntwo\nthr"), unheld{})
+	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("ee\nfour"), unheld{})
 	for n, want := range map[uint32]string{0: "", 1: "four", 2: "three\nfour", 3: "two\nthree\nfour", 4: "one\ntwo\nthree\nfour", 99: "one\ntwo\nthree\nfour"} {
 		p, err := l.tail(n, time.Time{})
 		if got := readLog(t, l, p); err != nil || got != want {
@@ -44,7 +44,7 @@ func TestLogTail(t *testing.T) {
 	}
 	until := time.Now()
 	time.Sleep(time.Millisecond)
-	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("\nfive\nsix\n"))
+	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("\nfive\nsix\n"), unheld{})
 	if p, err := l.tail(2, until); err != nil || !strings.HasPrefix(readLog(t, l, p), "three\nfour") {
 		t.Errorf("last 2 lines until before the end: %q, %v", readLog(t, l, p), err)
 	}
@@ -58,7 +58,7 @@ func TestLogRotation(t *testing.T) {
 	for i := range 500 {
 		line := fmt.Sprintf("line %d\n", i)
 		all.WriteString(line)
-		l.write(wherryv1.Stream(i%2), []byte(line))
+		l.write(wherryv1.Stream(i%2), []byte(line), unheld{})
 		if i%10 == 0 {
 			if err := reader.drain(t.Context(), func(f frame) error { followed.Write(f.data); return nil }); err != nil {
 				t.Fatal(err)
@@ -96,7 +96,7 @@ func TestLogRotation(t *testing.T) {
 
 func TestLogIsReopened(t *testing.T) {
 	l := testLog(t, 0, 0)
-	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("before\n"))
+	l.write(wherryv1.Stream_STREAM_STDOUT, []byte("before\n"), unheld{})
 	l.closeFile()
 	path := l.path(1)
 	whole, _ := os.ReadFile(path)
@@ -104,7 +104,7 @@ func TestLogIsReopened(t *testing.T) {
 	for cut := 1; cut < len(torn); cut++ {
 		os.WriteFile(path, append(bytes.Clone(whole), torn[:cut]...), 0o600)
 		again := newLogFile(l.dir, nil, l.log)
-		again.write(wherryv1.Stream_STREAM_STDERR, []byte("after\n"))
+		again.write(wherryv1.Stream_STREAM_STDERR, []byte("after\n"), unheld{})
 		again.closeFile()
 		if got := readLog(t, again, again.start()); got != "before\nafter\n" {
 			t.Fatalf("torn after %d bytes: %q", cut, got)
@@ -130,7 +130,7 @@ func TestLogFollow(t *testing.T) {
 		}, func(f frame) error { got.Write(f.data); return nil }, nil)
 	}()
 	for i := range 100 {
-		l.write(wherryv1.Stream_STREAM_STDOUT, fmt.Appendf(nil, "%d\n", i))
+		l.write(wherryv1.Stream_STREAM_STDOUT, fmt.Appendf(nil, "%d\n", i), unheld{})
 	}
 	close(ended)
 	if err := <-done; err != nil || strings.Count(got.String(), "\n") != 100 {

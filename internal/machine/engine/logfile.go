@@ -5,7 +5,6 @@ package engine
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -29,7 +28,7 @@ const (
 // logFile is the log of one container: files log.1, log.2 … in the container's
 // directory, of which the highest is written and only the last few are kept.
 // Writing never waits for readers: they read the files at their own pace and
-// find a gap when the file they were in is gone.
+// find a gap when the file they were in is gone. The file is opened by the first write.
 type logFile struct {
 	dir   string
 	bytes int64
@@ -40,7 +39,6 @@ type logFile struct {
 	f       *os.File
 	seq     int
 	size    int64
-	frames  []byte
 	changed chan struct{}
 	lost    uint64 // bytes that could not be written
 }
@@ -85,23 +83,60 @@ func (l *logFile) sequence() []int {
 	return seqs
 }
 
+// claimer is told what becomes of data while they are written, so that a next
+// life can tell whether they were.
+type claimer interface {
+	goesTo(position)
+	isWritten() // or could not be
+}
+
+// frameBuffers are shared, as readBuffers are: most containers write little.
+var frameBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// maxFrameBuffer is the most that is kept for the next. Many empty lines need far more.
+const maxFrameBuffer = 4 * pieceBytes
+
 // write appends what the container wrote. It never fails for the container:
-// what does not fit on the disk is counted, told once, and dropped.
-func (l *logFile) write(stream wherryv1.Stream, data []byte) {
+// what does not fit on the disk is counted, told once, and dropped. Readers
+// see it when the claim is settled, so that they never see it twice.
+func (l *logFile) write(stream wherryv1.Stream, data []byte, c claimer) {
+	b := frameBuffers.Get().(*[]byte)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.frames = appendFrames(l.frames[:0], stream, time.Now(), data)
-	if err := l.appendLocked(l.frames); err != nil {
+	frames := appendFrames((*b)[:0], stream, time.Now(), data)
+	err := l.placeLocked()
+	if err == nil {
+		c.goesTo(position{l.seq, l.size})
+		_, err = l.f.WriteAt(frames, l.size)
+	}
+	c.isWritten()
+	if err == nil {
+		l.size += int64(len(frames))
+	} else {
+		if l.f != nil {
+			_ = l.f.Truncate(l.size) // half of it may be on the disk
+		}
 		if l.lost == 0 {
 			l.log.Error("engine: container output is lost", "dir", l.dir, "err", err)
 		}
 		l.lost += uint64(len(data))
 	}
-	if cap(l.frames) > 8<<10 { // most containers write little: do not keep it
-		l.frames = nil
+	if cap(frames) <= maxFrameBuffer {
+		*b = frames
+		frameBuffers.Put(b)
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})
+}
+
+// goBack drops what was written from p on: an earlier life did not settle
+// its claim to it. The zero position is none.
+func (l *logFile) goBack(p position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil && p.seq == l.seq && p.off < l.size {
+		l.size = p.off // the file is cut when it is opened
+	}
 }
 
 // lostBytes counts what could not be written since wherryd started.
@@ -111,19 +146,12 @@ func (l *logFile) lostBytes() uint64 {
 	return l.lost
 }
 
-func (l *logFile) appendLocked(b []byte) error {
-	if l.f == nil || l.size >= l.bytes {
-		if err := l.nextFileLocked(); err != nil {
-			return err
-		}
+// placeLocked sees to it that there is a file to write to, with room.
+func (l *logFile) placeLocked() error {
+	if l.f != nil && l.size < l.bytes {
+		return nil
 	}
-	n, err := l.f.WriteAt(b, l.size)
-	if err != nil {
-		// Half a frame may be on the disk; the next write goes over it.
-		return fmt.Errorf("write log after %d bytes: %w", n, err)
-	}
-	l.size += int64(len(b))
-	return nil
+	return l.nextFileLocked()
 }
 
 // nextFileLocked opens the file to write to: the last one while it has room,
@@ -157,17 +185,6 @@ func (l *logFile) dropOldLocked() {
 				l.log.Warn("engine: old log file stays", "err", err)
 			}
 		}
-	}
-}
-
-// openFile opens the file before there is anything to write: what has been read
-// from a container and is not written yet is lost when this process is killed,
-// so that time has to be short. What goes wrong here is told by the first write.
-func (l *logFile) openFile() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.f == nil {
-		_ = l.nextFileLocked()
 	}
 }
 

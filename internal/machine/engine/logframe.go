@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -41,10 +42,13 @@ const (
 	flagPiece     = 2
 )
 
+var newline = []byte("\n")
+
 var errTorn = errors.New("torn log frame")
 
 // appendFrames splits data into lines and appends their frames to b.
 func appendFrames(b []byte, stream wherryv1.Stream, now time.Time, data []byte) []byte {
+	b = slices.Grow(b, len(data)+(1+bytes.Count(data, newline))*frameOverhead)
 	for len(data) > 0 {
 		line, flags := data, byte(0)
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {

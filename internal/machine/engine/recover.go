@@ -44,11 +44,17 @@ func (e *Engine) reconcile(ctx context.Context) error {
 		known[id] = true // keep its data for a person to look at
 		e.log.Error("engine: container cannot be read and is left alone", "id", id, "err", err)
 	}
-	var all sync.WaitGroup
+	found := make([]*container, 0, len(records))
+	logs := map[string]*logFile{}
 	for _, r := range records {
 		known[r.ID] = true
 		c := newContainer(*r, filepath.Join(dir, r.ID))
 		c.logs = newLogFile(c.dir, r.Effective.GetLog(), e.log)
+		found, logs[r.ID] = append(found, c), c.logs
+	}
+	e.holds.recover(func(id string) *logFile { return logs[id] }) // before anything reads on
+	var all sync.WaitGroup
+	for _, c := range found {
 		all.Go(func() { e.settle(ctx, c) })
 	}
 	all.Wait()
@@ -120,12 +126,12 @@ func (e *Engine) settle(ctx context.Context, c *container) {
 		}
 		st, there, _ = e.taskState(ctx, c) // it may have just ended
 	}
+	how := e.unseenEnd(c)
+	if there && st.Phase == tasks.Stopped {
+		how = end{code: st.End.Code, at: st.End.At}
+		e.keepLastOutput(c)
+	}
 	if ran(rec.State.Phase) {
-		how := e.unseenEnd(c)
-		if there && st.Phase == tasks.Stopped {
-			how = end{code: st.End.Code, at: st.End.At}
-			e.keepLastOutput(c)
-		}
 		e.foundEnded(c, how)
 	}
 	e.removeRuntimeFiles(ctx, c.id)
@@ -143,7 +149,7 @@ func (e *Engine) unseenEnd(c *container) end {
 // keepLastOutput writes to the log what a container that ended unseen left in its FIFOs.
 func (e *Engine) keepLastOutput(c *container) {
 	s := c.record().Effective
-	io, err := reopenStdio(filepath.Join(e.runPath(c.id), "io"), s.Tty, s.Stdin, c.logs.write)
+	io, err := reopenStdio(filepath.Join(e.runPath(c.id), "io"), s.Tty, s.Stdin, e.holds.mover(c.id, c.logs))
 	if err != nil {
 		e.logFailure("read the last output of a container", c.id, err)
 		return
@@ -200,8 +206,7 @@ func (e *Engine) readopt(ctx context.Context, c *container, was tasks.State) err
 		return errors.Join(err, errors.New("it has just ended"))
 	}
 	r.pidfd = fd
-	c.logs.openFile()
-	r.stdio, err = reopenStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, c.logs.write)
+	r.stdio, err = reopenStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, e.holds.mover(c.id, c.logs))
 	if err != nil {
 		unix.Close(fd)
 		return fmt.Errorf("read the container's output on: %w", err)

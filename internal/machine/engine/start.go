@@ -143,9 +143,8 @@ func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 	if err != nil {
 		return err
 	}
-	c.logs.openFile()
 	undo = append(undo, c.logs.closeFile)
-	r.stdio, err = makeStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, c.logs.write)
+	r.stdio, err = makeStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, e.holds.mover(c.id, c.logs))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,14 +26,33 @@ import (
 type stdio struct {
 	dir     string
 	names   tasks.Stdio
-	sink    func(stream wherryv1.Stream, data []byte)
+	move    mover
 	keepers []*os.File // hold the FIFOs until the shim has opened them
 
 	mu     sync.Mutex
 	stdin  *os.File
-	outs   []*os.File
+	outs   []*output
 	output sync.WaitGroup
 }
+
+// mover takes what is in a FIFO to where it belongs. It returns how many bytes
+// that were, none at the FIFO's end, or EAGAIN when there are none now.
+type mover func(stream wherryv1.Stream, fifo int) (int, error)
+
+// output is a FIFO that is read.
+type output struct {
+	stream wherryv1.Stream
+	f      *os.File
+	phase  atomic.Int32
+	left   int // bytes that are still taken, when it is finishing
+}
+
+// phases of an output
+const (
+	outputOpen      int32 = iota
+	outputFinishing       // what is there now is the last
+	outputClosed
+)
 
 func fifoNames(dir string, tty, stdin bool) tasks.Stdio {
 	c := tasks.Stdio{Terminal: tty, Stdout: filepath.Join(dir, "stdout")}
@@ -46,8 +66,8 @@ func fifoNames(dir string, tty, stdin bool) tasks.Stdio {
 }
 
 // makeStdio makes fresh FIFOs, held open so that the shim does not wait for us.
-func makeStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) (*stdio, error) {
-	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), sink: sink}
+func makeStdio(dir string, tty, stdin bool, move mover) (*stdio, error) {
+	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), move: move}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
@@ -77,8 +97,8 @@ func makeStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) 
 }
 
 // reopenStdio opens the FIFOs of a task that an earlier life of this process started.
-func reopenStdio(dir string, tty, stdin bool, sink func(wherryv1.Stream, []byte)) (*stdio, error) {
-	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), sink: sink}
+func reopenStdio(dir string, tty, stdin bool, move mover) (*stdio, error) {
+	s := &stdio{dir: dir, names: fifoNames(dir, tty, stdin), move: move}
 	if s.names.Stdin != "" {
 		f, err := os.OpenFile(s.names.Stdin, os.O_RDWR|unix.O_NONBLOCK, 0)
 		if err != nil {
@@ -100,10 +120,11 @@ func (s *stdio) read() error {
 		if err != nil {
 			return err
 		}
+		o := &output{stream: stream, f: f}
 		s.mu.Lock()
-		s.outs = append(s.outs, f)
+		s.outs = append(s.outs, o)
 		s.mu.Unlock()
-		s.output.Go(func() { s.copyOut(stream, f) })
+		s.output.Go(func() { s.copyOut(o) })
 	}
 	return nil
 }
@@ -117,42 +138,62 @@ func (s *stdio) dropKeepers() {
 
 // readBuffers are shared: with 400 streams open, most of them idle, a buffer
 // for each would be most of this process's memory.
-var readBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var readBuffers = sync.Pool{New: func() any { b := make([]byte, pieceBytes); return &b }}
 
-// copyOut passes data on until the shim closes the FIFO. A buffer is taken
+// passTo moves output through memory to a function. A buffer is taken
 // only when there is something to read.
-func (s *stdio) copyOut(stream wherryv1.Stream, f *os.File) {
-	defer f.Close()
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return
-	}
-	for {
-		ended := false
-		err := conn.Read(func(fd uintptr) bool {
-			b := readBuffers.Get().(*[]byte)
-			defer readBuffers.Put(b)
-			n, err := unix.Read(int(fd), *b)
-			switch {
-			case err == unix.EAGAIN:
-				return false
-			case err == unix.EINTR:
-				return true
-			case n > 0:
-				s.sink(stream, (*b)[:n])
-			default:
-				ended = true
-			}
-			return true
-		})
-		if err != nil || ended {
-			return
+func passTo(sink func(stream wherryv1.Stream, data []byte)) mover {
+	return func(stream wherryv1.Stream, fifo int) (int, error) {
+		b := readBuffers.Get().(*[]byte)
+		defer readBuffers.Put(b)
+		n, err := unix.Read(fifo, (*b)[:maxChunk])
+		if n > 0 {
+			sink(stream, (*b)[:n])
 		}
+		return max(n, 0), err
 	}
 }
 
-// waitOutput waits until all output is read, but not for a process that
-// escaped the container's end with the FIFO in its hands.
+// copyOut moves data on until the FIFO has no writer any more.
+func (s *stdio) copyOut(o *output) {
+	defer o.f.Close()
+	conn, err := o.f.SyscallConn()
+	if err != nil {
+		return
+	}
+	err = conn.Read(func(fd uintptr) bool { return s.moveAll(o, int(fd)) })
+	if errors.Is(err, os.ErrDeadlineExceeded) { // see waitOutput
+		_ = conn.Control(func(fd uintptr) { s.moveAll(o, int(fd)) })
+	}
+}
+
+// moveAll empties a FIFO. It is true when nothing will come after that.
+func (s *stdio) moveAll(o *output, fd int) (over bool) {
+	for finishing := false; ; {
+		switch phase := o.phase.Load(); {
+		case phase == outputClosed || finishing && o.left <= 0:
+			return true
+		case phase == outputFinishing && !finishing:
+			finishing = true
+			o.left, _ = unix.IoctlGetInt(fd, unix.TIOCINQ) // it is a FIFO
+			continue
+		}
+		n, err := s.move(o.stream, fd)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err == unix.EINTR:
+			continue
+		case err != nil || n == 0:
+			return true
+		}
+		o.left -= n
+	}
+}
+
+// waitOutput waits until all output is read. It does not wait long for a
+// process that escaped the container's end with the FIFO in its hands: after the limit
+// it takes what is in the FIFO by then, however slow the disk is, and no more.
 func (s *stdio) waitOutput(limit time.Duration) {
 	done := make(chan struct{})
 	go func() { s.output.Wait(); close(done) }()
@@ -160,12 +201,24 @@ func (s *stdio) waitOutput(limit time.Duration) {
 	case <-done:
 	case <-time.After(limit):
 		s.mu.Lock()
-		for _, f := range s.outs {
-			f.Close()
+		for _, o := range s.outs {
+			o.finish()
 		}
 		s.mu.Unlock()
 		<-done
 	}
+}
+
+// finish lets the reader of an output end when it has read what is there now.
+func (o *output) finish() {
+	o.phase.Store(outputFinishing)
+	_ = o.f.SetReadDeadline(time.Unix(1, 0)) // it may be closed by now
+}
+
+// stop lets the reader of an output end at once.
+func (o *output) stop() {
+	o.phase.Store(outputClosed)
+	o.f.Close()
 }
 
 var errNoStdin = errors.New("the container was not made with an open standard input")
@@ -214,8 +267,8 @@ func (s *stdio) close() {
 	s.closeStdin()
 	s.dropKeepers()
 	s.mu.Lock()
-	for _, f := range s.outs {
-		f.Close()
+	for _, o := range s.outs {
+		o.stop()
 	}
 	s.mu.Unlock()
 	os.RemoveAll(s.dir)

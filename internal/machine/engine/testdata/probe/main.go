@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -39,6 +41,8 @@ func main() {
 			fmt.Println("line", i)
 			time.Sleep(time.Duration(number(2)) * time.Millisecond)
 		}
+	case "flood":
+		flood()
 	case "later": // later MS CODE
 		time.Sleep(time.Duration(number(1)) * time.Millisecond)
 		fmt.Println("it is late")
@@ -93,6 +97,25 @@ func main() {
 	default:
 		files(args)
 	}
+}
+
+// flood writes lines to both streams as fast as they are taken, until SIGTERM.
+func flood() {
+	var over atomic.Bool
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
+	go func() { <-c; over.Store(true) }()
+	var both sync.WaitGroup
+	for s, f := range []*os.File{os.Stdout, os.Stderr} {
+		both.Go(func() {
+			i := 0
+			for ; !over.Load(); i++ {
+				fmt.Fprintf(f, "stream %d line %d %s\n", s, i, strings.Repeat("-", i*7919%211))
+			}
+			fmt.Fprintf(f, "stream %d: %d lines\n", s, i)
+		})
+	}
+	both.Wait()
 }
 
 // files does what concerns the container's files.

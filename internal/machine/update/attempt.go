@@ -307,9 +307,13 @@ func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by 
 	if err := u.unstage(); err != nil { // the loader would take it
 		return Decision{}, err
 	}
+	left, err := release.ParseVersion(s.Running.Version) // what is started or not are files
+	if err != nil {
+		return Decision{}, fmt.Errorf("what runs is no release: %w", err)
+	}
 	r = u.current()
 	r.Attempt = &Attempt{
-		From: to, To: u.version, How: Rollback, By: by, Begun: s.Now, Boot: s.Boot, Baseline: u.baseline(ctx), Down: u.o.Now(), Failed: reason,
+		From: to, To: left, How: Rollback, By: by, Begun: s.Now, Boot: s.Boot, Baseline: u.baseline(ctx), Down: u.o.Now(), Failed: reason,
 	}
 	return leave(r, s), nil
 }

@@ -262,7 +262,8 @@ func TestLookIsWaitedFor(t *testing.T) {
 	}
 }
 
-// A release whose programs tell an older version than its file does not stand in the way of the next one.
+// A release whose programs tell an older version than its file does not stand in the way of the next one,
+// and is what is left when somebody goes back.
 func TestMislabelled(t *testing.T) {
 	repo := newRepository(t)
 	repo.publish("1.1.0")
@@ -280,6 +281,30 @@ func TestMislabelled(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+func TestMislabelledRollback(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	w.start()
+	if err := w.life(apply); err != nil {
+		t.Fatal(err)
+	}
+	w.untilQuiet()
+	w.start()
+	err := w.life(func(u *Updater) error {
+		u.version, _ = release.ParseVersion("1.0.0")
+		_, err := u.goBack(t.Context(), "me")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.untilQuiet()
+	if e := w.record().last(); w.running != "1.0.0" || e.From != v("1.1.0") || e.Result != RolledBack {
+		t.Errorf("%s runs, %+v", w.running, e)
 	}
 }
 

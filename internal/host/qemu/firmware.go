@@ -86,7 +86,7 @@ func (s Settings) bootArguments() []string {
 	}
 	args := []string{
 		"-drive", "if=pflash,unit=0,format=raw,readonly=on,file=" + escape(f.code),
-		"-drive", "if=pflash,unit=1,format=raw,file=firmware.fd",
+		"-drive", "if=pflash,unit=1,id=variables,format=raw,file=firmware.fd",
 	}
 	if s.SecureBoot {
 		// Only the firmware, in system management mode, may write the variables.

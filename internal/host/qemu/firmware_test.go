@@ -18,7 +18,7 @@ func TestDiskImageArguments(t *testing.T) {
 	}
 	s := Settings{Image: "/image", DiskImage: "/disk.raw", MemoryMiB: 512, CPUs: 1, DiskBytes: 1 << 30}
 	plain := strings.Join(arguments("demo", s, "tcg", false), " ")
-	for _, want := range []string{"pflash,unit=0,format=raw,readonly=on,file=/", "pflash,unit=1,format=raw,file=firmware.fd", "drive=state,serial=state,bootindex=1", "-device i6300esb", "watchdog=reset"} {
+	for _, want := range []string{"pflash,unit=0,format=raw,readonly=on,file=/", "pflash,unit=1,id=variables,format=raw,file=firmware.fd", "drive=state,serial=state,bootindex=1", "-device i6300esb", "watchdog=reset"} {
 		if !strings.Contains(plain, want) {
 			t.Errorf("%q is missing in %s", want, plain)
 		}

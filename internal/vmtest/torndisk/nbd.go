@@ -200,12 +200,18 @@ func (d *Disk) do(life int, command, flags uint16, offset int64, data []byte) (e
 		_, err = d.file.ReadAt(data, offset)
 	case commandWrite:
 		err = d.write(offset, data, flags&flagFUA != 0)
+		if d.journal != nil {
+			d.journal.note(d, Event{Offset: offset, safe: flags&flagFUA != 0}, data)
+		}
 		if d.trapped(offset, offset+n) {
 			d.stopLocked()
 			return 0, true
 		}
 	case commandFlush:
 		d.safeLocked()
+		if d.journal != nil {
+			d.journal.note(d, Event{Flush: true}, nil)
+		}
 	default:
 		return errnoInvalid, false
 	}
@@ -226,6 +232,7 @@ func (d *Disk) write(offset int64, data []byte, safe bool) error {
 	if d.pending > maxUnsafe {
 		d.safeLocked()
 	}
+	safe = safe || d.flash
 	for i := 0; i < len(data); i += sector {
 		n, was := (offset+int64(i))/sector, old[i:i+sector]
 		if safe {

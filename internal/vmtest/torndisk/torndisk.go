@@ -11,6 +11,9 @@
 // have after that: of each sector of 512 bytes any of the states that
 // it had since the last flush. A sector itself is never torn, as disks promise.
 //
+// Instead of cutting the power of a machine that runs, what it asks of its disks can be written
+// down once, and be cut afterwards at any place and as often as one likes (journal.go).
+//
 // The file is opened at the first connection, because QEMU's harness makes it
 // right before. Whatever fails ends the connection, and is returned by Tear and Close.
 package torndisk
@@ -40,8 +43,10 @@ type Disk struct {
 	serving   sync.WaitGroup
 
 	mu      sync.Mutex
-	file    *os.File
+	file    store
 	size    int64
+	flash   bool     // each write is safe at once
+	journal *Journal // of what is done
 	conns   []net.Conn
 	err     error
 	dead    chan struct{} // closed while the power is off
@@ -80,6 +85,15 @@ func Serve(path string) (*Disk, error) {
 	d := &Disk{path: path, dir: dir, listener: l, dead: make(chan struct{}), before: map[int64][]version{}}
 	d.serving.Go(d.accept)
 	return d, nil
+}
+
+// ServeFlash is Serve for memory in which each write is safe at once, such as that of the firmware.
+func ServeFlash(path string) (*Disk, error) {
+	d, err := Serve(path)
+	if err == nil {
+		d.flash = true
+	}
+	return d, err
 }
 
 // Arguments make QEMU use the disk in place of the file of one of its drives.
@@ -136,7 +150,7 @@ type Torn struct {
 // ways choose among the states that a sector had: 0 is the one that is safe, the last the newest.
 var ways = []struct {
 	name   string
-	choose func(random *rand.Rand, upTo int64, all []version) int
+	choose func(random *rand.Rand, write int64, all []version) int
 }{
 	{"all of it lost", func(*rand.Rand, int64, []version) int { return 0 }},
 	{"all of it kept", func(_ *rand.Rand, _ int64, all []version) int { return len(all) }},
@@ -146,6 +160,20 @@ var ways = []struct {
 			return len(all)
 		}
 		return n
+	}},
+	{"one write lost", func(_ *rand.Rand, which int64, all []version) int {
+		if all[len(all)-1].write == which {
+			return len(all) - 1
+		}
+		return len(all)
+	}},
+	{"one write kept", func(_ *rand.Rand, which int64, all []version) int {
+		for i, v := range all {
+			if v.write == which {
+				return i + 1
+			}
+		}
+		return 0
 	}},
 	{"kept at random", func(random *rand.Rand, _ int64, all []version) int { return random.IntN(len(all) + 1) }},
 	{"kept at random", func(random *rand.Rand, _ int64, all []version) int { return random.IntN(len(all) + 1) }},
@@ -216,22 +244,47 @@ func (d *Disk) Close() error {
 func (d *Disk) open() (life int, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.file == nil {
-		f, err := os.OpenFile(d.path, os.O_RDWR, 0)
-		if err != nil {
-			return 0, err
-		}
-		d.file = f
+	if d.file != nil {
+		return d.life, nil
 	}
-	info, err := d.file.Stat()
+	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	if d.journal != nil {
+		err = d.journal.keep(d)
+	}
+	if err = errors.Join(err, d.sizeLocked(f)); err != nil {
+		return 0, errors.Join(err, f.Close())
+	}
+	d.file = f
+	return d.life, nil
+}
+
+func (d *Disk) sizeLocked(f *os.File) error {
+	info, err := f.Stat()
 	if err == nil {
 		d.size = info.Size() / sector * sector
 	}
-	return d.life, err
+	return err
+}
+
+// ReadAt reads what the disk has now.
+func (d *Disk) ReadAt(p []byte, at int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.file.ReadAt(p, at)
 }
 
 // safeLocked forgets what was there before.
 func (d *Disk) safeLocked() {
 	clear(d.before)
 	d.pending = 0
+}
+
+// Size is how many bytes it has.
+func (d *Disk) Size() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.size
 }

@@ -132,6 +132,9 @@ var edges = []edge{
 		func(_, to string) bool {
 			return strings.HasPrefix(to, module) && !withinAny(to, "internal/machine/pid1", "internal/machine/supervise", "internal/linux", "internal/format/modindex", "internal/format/bootcount")
 		}},
+	{"wherry-early has no runtime, and so no packages",
+		func(f string) bool { return within(f, "cmd/wherry-early") },
+		func(_, to string) bool { return to != "unsafe" }},
 	{"pid1 and supervise stay small: no API, no config, no network",
 		func(f string) bool { return withinAny(f, "internal/machine/pid1", "internal/machine/supervise") },
 		func(_, to string) bool {

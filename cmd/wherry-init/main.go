@@ -1,8 +1,8 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command wherry-init is PID 1 of a Wherry machine (package pid1), first in the
-// initramfs and then in the root. Under the name modprobe it loads a kernel module and exits.
+// Command wherry-init is PID 1 of a Wherry machine (package pid1), once wherry-early has
+// found the root. Under the name modprobe it loads a kernel module and exits.
 package main
 
 import (

@@ -179,10 +179,10 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// A machine without a disk, whose only document is bad, still comes up, says
-// both, and lets nobody in.
+// A machine without a disk, whose only document is bad, and with odd words on
+// its command line, still comes up, says both, and lets nobody in.
 func TestFromMemoryWithABadDocument(t *testing.T) {
-	m := vmtest.Start(t, vmtest.Options{NoDisk: true, Config: []byte(badDocument)})
+	m := vmtest.Start(t, vmtest.Options{NoDisk: true, Config: []byte(badDocument), Cmdline: oddWords})
 	consoleTells(t, m, "memory")
 	m.WaitConsole(`state +in memory: nothing outlives a restart`, 10*time.Second)
 	m.WaitConsole(`problem +config\S*: uses the default configuration`, 10*time.Second)

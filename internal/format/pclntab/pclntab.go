@@ -1,7 +1,8 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pclntab takes line numbers out of Go programs.
+// Package pclntab takes out of Go programs what they can do without: line
+// numbers, or (OnlyCode) everything that a program without a runtime never calls.
 //
 // A Go program carries a table for each function that tells the file and the
 // line of every instruction: about an eighth of a compressed program, read

@@ -13,7 +13,8 @@
 //
 // All are built with -trimpath, no build id and no VCS stamp: the same
 // sources give the same bytes in every directory. Line numbers of the code of
-// others are left out (docs/decisions/0012). They are Linux programs on
+// others are left out (docs/decisions/0012), and of a program that does without it
+// the whole runtime (0022). They are Linux programs on
 // whatever host; a cgo component on another system than Linux needs a cross
 // compiler in CC.
 package component
@@ -66,7 +67,7 @@ func (b *Builder) Component(ctx context.Context, name string) (Binary, error) {
 		return bin, nil
 	}
 	b.Progress("component " + name + ": building")
-	err = b.build(ctx, r.dir, bin.Path, r.CGO, append(r.flags(), r.Package))
+	err = b.build(ctx, r.dir, bin.Path, r.Settings, r.Package)
 	if err != nil {
 		return bin, fmt.Errorf("component %s: %w", name, err)
 	}
@@ -86,8 +87,7 @@ func (b *Builder) Program(ctx context.Context, name, version, out string) (Binar
 	}
 	stamp := "-X wherry.example/wherry/internal/version.Version=" + version
 	s.Tags, s.LDFlags = append(s.Tags, leaveOut...), append(s.LDFlags, stamp)
-	args := append(s.flags(), "./cmd/"+name)
-	if err := b.build(ctx, b.Source, out, s.CGO, args); err != nil {
+	if err := b.build(ctx, b.Source, out, s, "./cmd/"+name); err != nil {
 		return Binary{}, fmt.Errorf("program %s: %w", name, err)
 	}
 	return Binary{Name: name, Path: out, Linked: b.linked(ctx, s)}, nil
@@ -104,6 +104,9 @@ func (b *Builder) linked(ctx context.Context, s Settings) []deb.Candidate {
 
 func (s Settings) flags() []string {
 	ld := append([]string{"-s", "-w", "-buildid="}, s.LDFlags...)
+	if s.NoRuntime {
+		ld = append(ld, "-E=main.entry")
+	}
 	flags := []string{"-trimpath", "-buildvcs=false", "-tags=" + strings.Join(s.Tags, ","), "-ldflags=" + strings.Join(ld, " ")}
 	for _, f := range s.GCFlags {
 		flags = append(flags, "-gcflags="+f)
@@ -112,7 +115,7 @@ func (s Settings) flags() []string {
 }
 
 // build runs `go build` and puts the result at out, whole or not at all.
-func (b *Builder) build(ctx context.Context, dir, out string, cgo bool, args []string) error {
+func (b *Builder) build(ctx context.Context, dir, out string, s Settings, source string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
@@ -122,14 +125,18 @@ func (b *Builder) build(ctx context.Context, dir, out string, cgo bool, args []s
 	}
 	defer os.RemoveAll(tmp)
 	bin := filepath.Join(tmp, "bin")
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-o", bin}, args...)...)
+	cmd := exec.CommandContext(ctx, "go", slices.Concat([]string{"build", "-o", bin}, s.flags(), []string{source})...)
 	cmd.Dir = dir
-	cmd.Env = b.environment(cgo)
+	cmd.Env = b.environment(s.CGO)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, bytes.TrimSpace(text))
 	}
-	if err := dropLines(bin); errors.Is(err, pclntab.ErrLayout) { // a newer Go: the program is larger, not worse
-		b.Progress("line numbers stay in " + filepath.Base(out) + ": " + err.Error())
+	drop := dropLines
+	if s.NoRuntime {
+		drop = dropRuntime
+	}
+	if err := edit(bin, drop); errors.Is(err, pclntab.ErrLayout) { // a newer Go: the program is larger, not worse
+		b.Progress(filepath.Base(out) + " stays as large as it is: " + err.Error())
 	} else if err != nil {
 		return err
 	}
@@ -141,12 +148,20 @@ const linesVersion = "lines of our own"
 
 // dropLines leaves the line numbers of our own functions in a program: a crash
 // is told with those, and with name and offset for the rest.
-func dropLines(file string) error {
+func dropLines(program []byte) (int, error) { return pclntab.DropLines(program, isOurs) }
+
+// dropRuntime leaves nothing but package main.
+func dropRuntime(program []byte) (int, error) {
+	return pclntab.OnlyCode(program, func(function string) bool { return strings.HasPrefix(function, "main.") })
+}
+
+// edit changes a file in place.
+func edit(file string, change func(program []byte) (int, error)) error {
 	program, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	if _, err := pclntab.DropLines(program, isOurs); err != nil {
+	if _, err := change(program); err != nil {
 		return err
 	}
 	return os.WriteFile(file, program, 0o755)

@@ -32,6 +32,8 @@ type Settings struct {
 	LDFlags []string `yaml:"ldflags"`
 	GCFlags []string `yaml:"gcflags"` // each "packages=flags"; the last that matches a package counts
 	Linked  []string `yaml:"linked"`  // Debian packages linked in statically
+	// NoRuntime: the kernel enters the program at main.entry, and it calls nothing but package main.
+	NoRuntime bool `yaml:"noRuntime"`
 }
 
 // programFile tells how a program of our own is built; most need none.

@@ -170,14 +170,16 @@ type build struct {
 	kernel   kernel.Kernel
 	firmware []kernel.Firmware
 	root     *kernel.Selection
-	early    *kernel.Selection
 	binaries []component.Binary
 	init     component.Binary
-	certs    certificates
-	boot     bootFiles
-	trust    trust
-	commit   *release.Commit
-	measured *release.Boot // what the manifest tells of the OS file; nil: there is none
+	// What is beside the root in the initramfs.
+	early        component.Binary
+	earlyModules *kernel.Selection
+	certs        certificates
+	boot         bootFiles
+	trust        trust
+	commit       *release.Commit
+	measured     *release.Boot // what the manifest tells of the OS file; nil: there is none
 }
 
 func newBuild(o Options) (*build, error) {
@@ -227,7 +229,7 @@ func (b *build) run(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	r := Result{Dir: b.Output, Manifest: m, Modules: b.root.Costs}
-	for _, p := range append(b.binaries, b.init) {
+	for _, p := range append(b.binaries, b.init, b.early) {
 		fi, err := os.Stat(p.Path)
 		if err != nil {
 			return r, err
@@ -262,7 +264,7 @@ func (b *build) takeKernel(ctx context.Context) (err error) {
 	if b.root, err = tree.Select(kind.Root); err != nil {
 		return err
 	}
-	b.early, err = tree.Select(kernel.Early)
+	b.earlyModules, err = tree.Select(kernel.Early)
 	return err
 }
 
@@ -287,9 +289,13 @@ func (b *build) buildPrograms(ctx context.Context) error {
 		}
 		b.binaries = append(b.binaries, bin)
 	}
-	var err error
-	b.init, err = builder.Program(ctx, "wherry-init", b.version, filepath.Join(b.tmp, "programs", "wherry-init"))
-	return err
+	for name, bin := range map[string]*component.Binary{"wherry-init": &b.init, "wherry-early": &b.early} {
+		var err error
+		if *bin, err = builder.Program(ctx, name, b.version, filepath.Join(b.tmp, "programs", name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pack writes the three parts that a machine boots into the temporary folder.
@@ -332,7 +338,7 @@ func (b *build) list(ctx context.Context) error {
 		Version: b.version, Edition: b.edition.Name, Arch: arch, Source: b.Source,
 		Packages: b.packages(), Data: b.trust.data(),
 	}
-	for _, p := range append(b.binaries, b.init) {
+	for _, p := range append(b.binaries, b.init, b.early) {
 		in.Binaries = append(in.Binaries, sbom.Binary{Name: p.Name, Path: p.Path})
 	}
 	for _, f := range b.firmware {

@@ -46,7 +46,7 @@ func checkout(t *testing.T) string {
 	write(t, dir, "go.mod", "module wherry.example/wherry\n\ngo 1.26\n")
 	write(t, dir, "VERSION", "3.2.1\n")
 	write(t, dir, "editions/core.yaml", "name: core\nprograms: [wherryd]\n")
-	for _, name := range []string{"wherryd", "wherry-init"} {
+	for _, name := range []string{"wherryd", "wherry-init", "wherry-early"} {
 		write(t, dir, "cmd/"+name+"/main.go", "package main\n\nfunc main() { println(\""+name+"\") }\n")
 	}
 	return dir

@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 
+	"wherry.example/wherry/internal/format/kernelmodule"
 	"wherry.example/wherry/internal/host/kernel"
 	"wherry.example/wherry/internal/host/rootfs"
 	"wherry.example/wherry/release"
@@ -96,8 +97,7 @@ func (b *build) addIdentity(t *rootfs.Tree) error {
 	return b.addInit(t)
 }
 
-// addInit puts PID 1 into the root as well: what runs first is in the initramfs
-// and could never leave memory. The kernel runs the same program when it wants a module.
+// addInit puts PID 1 into the root. The kernel runs the same program when it wants a module.
 func (b *build) addInit(t *rootfs.Tree) error {
 	data, err := os.ReadFile(b.init.Path)
 	if err != nil {
@@ -120,24 +120,47 @@ func (b *build) osRelease() string {
 // earlyTree is what lies in the initramfs beside the root image.
 func (b *build) earlyTree() (*rootfs.Tree, error) {
 	t := &rootfs.Tree{}
-	data, err := os.ReadFile(b.init.Path)
+	data, err := os.ReadFile(b.early.Path)
 	if err != nil {
 		return nil, err
 	}
 	if err := t.File("init", 0o755, data); err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"dev", "proc", "sys", "run"} {
+	for _, d := range []string{"dev", "proc", "sys", "newroot"} {
 		if err := t.Dir(d, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	// The kernel opens /dev/console for PID 1. Where that fails (a bad console= on the command line), Go's runtime
-	// wants /dev/null in its place or aborts before main.
-	if err := errors.Join(t.CharDevice("dev/console", 0o600, 5, 1), t.CharDevice("dev/null", 0o666, 1, 3)); err != nil {
+	// The kernel opens /dev/console for PID 1, which opens its log before /dev is mounted.
+	if err := errors.Join(t.CharDevice("dev/console", 0o600, 5, 1), t.CharDevice("dev/kmsg", 0o600, 1, 11)); err != nil {
 		return nil, err
 	}
-	return t, addModules(t, "modules", b.early)
+	return t, addEarlyModules(t, b.earlyModules)
+}
+
+// addEarlyModules adds what wherry-early loads, in this order: each module trimmed,
+// which a kernel loads quicker, and as it was signed, which a kernel in lockdown
+// wants. The second packs to little more than its signature.
+func addEarlyModules(t *rootfs.Tree, s *kernel.Selection) error {
+	var names []string
+	for _, m := range s.Index.Modules {
+		names = append(names, m.Name)
+	}
+	modules, err := s.Index.Order(names...)
+	if err != nil {
+		return err
+	}
+	var order bytes.Buffer
+	for _, m := range modules {
+		fmt.Fprintln(&order, m.Name)
+		signed := s.Files[m.File]
+		trimmed := kernelmodule.Trim(bytes.Clone(signed))
+		if err := errors.Join(t.File("modules/"+m.Name, 0o644, trimmed), t.File("modules/"+m.Name+".signed", 0o644, signed)); err != nil {
+			return err
+		}
+	}
+	return t.File("modules/order", 0o644, order.Bytes())
 }
 
 // addModules adds a selection and its index.

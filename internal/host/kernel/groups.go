@@ -11,7 +11,7 @@ type Group struct {
 	Modules  []string
 }
 
-// Early is what /init needs to mount the root: it lies outside of the root.
+// Early is what wherry-early needs to mount the root: it lies outside of the root.
 var Early = []Group{
 	{Name: "early", Required: true, Modules: []string{"loop", "squashfs"}},
 }

@@ -58,8 +58,9 @@ var consoleCauses = []cause{
 	{regexp.MustCompile(`No working init found|Failed to execute /init|Run /init as init process[^$]*error -`), "the initramfs holds no /init that runs: build the image again with `wherry build`"},
 	{regexp.MustCompile(`Initramfs unpacking failed|write error(?s:.*)Kernel panic`), "the initramfs is damaged or does not fit into memory: use a larger --memory, or build the image again"},
 	{regexp.MustCompile(`System is deadlocked on memory|Out of memory and no killable processes`), "the machine has too little memory: use a larger --memory"},
+	{regexp.MustCompile(`wherry: boot failed: ([^\r\n]*)`), "the machine could not boot: $1"},
 	{regexp.MustCompile(`Unable to mount root fs`), "the kernel found no initramfs it could use: build the image again with `wherry build`"},
-	{regexp.MustCompile(`Attempted to kill init! exitcode=(\S+)`), "PID 1 of the machine ended (exit code $1): a bug in wherry-init, or a damaged image"},
+	{regexp.MustCompile(`Attempted to kill init! exitcode=(\S+)`), "PID 1 of the machine ended (exit code $1): a bug in wherry-early or wherry-init, or a damaged image"},
 	{regexp.MustCompile(`Kernel panic - not syncing: ([^\r\n]*)`), "the kernel panicked: $1"},
 	{regexp.MustCompile(`Out of memory: Killed process \d+ \(([^)]*)\)`), "the machine has too little memory ($1 was killed): use a larger --memory"},
 	{regexp.MustCompile(`(?s)panic: ([^\r\n]*)[\r\n].*goroutine \d+ \[`), "a program of the machine crashed: $1"},
@@ -85,7 +86,7 @@ func likelyCause(qemu, console string) string {
 // fatal tells whether the console shows something no machine recovers from by
 // waiting, so that the start can be given up early.
 func fatal(console string) bool {
-	for _, end := range []string{"Kernel panic - not syncing", "System is deadlocked on memory", "BdsDxe: No bootable option or device was found"} {
+	for _, end := range []string{"Kernel panic - not syncing", "wherry: boot failed: ", "System is deadlocked on memory", "BdsDxe: No bootable option or device was found"} {
 		if strings.Contains(console, end) {
 			return true
 		}

@@ -16,33 +16,19 @@ import (
 // attempts bounds how often another process may take the free device first.
 const attempts = 16
 
-// Attach binds the file to a free loop device, read-only, and returns the
-// device open. The binding ends by itself when the last user is gone: keep
-// the device open until it is mounted, then close it.
-func Attach(file string) (*os.File, error) {
-	backing, err := os.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("attach loop device: %w", err)
-	}
-	defer backing.Close()
-	return attach(backing, unix.LoopConfig{})
-}
-
-// AttachUncached is Attach of an open file whose content is not to be kept in
-// memory twice: the device, with blocks of that size, reads the disk itself.
+// AttachUncached binds an open file, whose content is not to be kept in memory
+// twice, to a free loop device, read-only, and returns the device open: with
+// blocks of that size, it reads the disk itself. The binding ends by itself when
+// the last user is gone: keep the device open until it is mounted, then close it.
 func AttachUncached(backing *os.File, blockBytes int) (*os.File, error) {
-	return attach(backing, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO}})
+	flags := uint32(unix.LO_FLAGS_DIRECT_IO | unix.LO_FLAGS_READ_ONLY)
+	return bind(backing, os.O_RDONLY, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Flags: flags}})
 }
 
 // AttachPart makes a range of an open file or disk a device of its own, to be
 // written too, with blocks of that size.
 func AttachPart(backing *os.File, offset, length int64, blockBytes int) (*os.File, error) {
 	return bind(backing, os.O_RDWR, unix.LoopConfig{Size: uint32(blockBytes), Info: unix.LoopInfo64{Offset: uint64(offset), Sizelimit: uint64(length)}})
-}
-
-func attach(backing *os.File, cfg unix.LoopConfig) (*os.File, error) {
-	cfg.Info.Flags |= unix.LO_FLAGS_READ_ONLY
-	return bind(backing, os.O_RDONLY, cfg)
 }
 
 func bind(backing *os.File, mode int, cfg unix.LoopConfig) (*os.File, error) {

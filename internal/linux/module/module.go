@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"wherry.example/wherry/internal/format/kernelmodule"
 	"wherry.example/wherry/internal/format/modindex"
 )
 
@@ -132,7 +133,5 @@ func loadTrimmed(f *os.File) error {
 		return err
 	}
 	defer unix.Munmap(image)
-	module := unsigned(image)
-	hideIdle(module)
-	return unix.InitModule(module, "")
+	return unix.InitModule(kernelmodule.Trim(image), "")
 }

@@ -13,25 +13,14 @@ import (
 	"wherry.example/wherry/internal/linux/uevent"
 )
 
-// boot does the tables. It is called twice: in the initramfs, where it ends with
-// this program being executed again from the root, and there. It returns an
-// error only if there is no machine to go on with.
+// boot does the tables. It returns an error only if there is no machine to go on with.
 func (m *machine) boot() error {
-	stages, root := []stage{systemStage, kernelPartsStage}, inRoot()
-	if !root {
-		stages = []stage{lastWordsStage, rootStage}
-		if err := m.do(kernelStage); err != nil {
-			return err
-		}
-	}
 	m.openConsole()
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	m.flags = parseFlags(string(cmdline))
 	m.openLog()
-	if root {
-		m.startSoftDog()
-	}
-	for _, s := range stages {
+	m.startSoftDog()
+	for _, s := range []stage{systemStage, kernelPartsStage} {
 		if err := m.do(s); err != nil {
 			return err
 		}

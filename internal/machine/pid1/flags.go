@@ -36,7 +36,7 @@ func (o onFail) end() power.End {
 	return power.Restart
 }
 
-// flags are this program's words on the kernel's command line:
+// flags are this program's words on the kernel's command line (wherry-early reads the first two as well):
 //
 //	wherry.debug             say more
 //	wherry.onfail=WHAT       restart (default), poweroff or halt when the boot fails

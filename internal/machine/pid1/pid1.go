@@ -4,7 +4,7 @@
 // Package pid1 is the first process of a Wherry machine. It does what only
 // the first process can do, and nothing else:
 //
-//   - boot: the tables in table.go, from the initramfs to a read-only root with
+//   - boot: the tables in table.go, from a read-only root (cmd/wherry-early) to
 //     everything mounted and the modules that the hardware asks for loaded;
 //   - keep wherryd running (package supervise);
 //   - reap every orphan, and record it in /run/wherry/reaped, because the exit

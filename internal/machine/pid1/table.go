@@ -28,14 +28,7 @@ type stage struct {
 	steps     []step
 }
 
-// Where things are during the boot.
-const (
-	newRoot   = "/newroot"
-	rootImage = "/root.squashfs"
-	earlyMods = "/modules"
-	modules   = "/lib/modules"
-	program   = "/sbin/init" // this program in the root; /sbin/modprobe is the same
-)
+const modules = "/lib/modules"
 
 // The control groups: init and wherryd in leaves of their own, containers
 // below /wherry (the engine gives runc the path /wherry/CONTAINER).
@@ -58,50 +51,7 @@ const (
 	noDevSUX = noSuid | noDev | noExec
 )
 
-// kernelStage gives this program a console, a log and the command line.
-var kernelStage = stage{
-	name: "kernel file systems", essential: true,
-	hint: "The kernel lacks devtmpfs, proc or sysfs: Wherry needs a distribution's kernel.",
-	steps: []step{
-		mount.Mount{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs", Flags: noSuid, Data: "mode=0755", Mode: 0o755},
-		mount.Mount{Source: "proc", Target: "/proc", Type: "proc", Flags: noDevSUX, Mode: 0o555},
-		mount.Mount{Source: "sysfs", Target: "/sys", Type: "sysfs", Flags: noDevSUX, Mode: 0o555},
-	},
-}
-
-// lastWordsStage is done before anything else can go wrong.
-var lastWordsStage = stage{
-	name: "last words",
-	steps: []step{
-		// If this process dies in spite of everything, the machine restarts.
-		setting{"/proc/sys/kernel/panic", "10\n"},
-		// A kernel that goes on after a fault may hold locks that nobody releases: such
-		// a machine answers no more and never restarts. This way a trial counts it.
-		setting{"/proc/sys/kernel/panic_on_oops", "1\n"},
-		// The kernel would drop all but ten of this program's lines in five seconds. It wants the line break.
-		setting{"/proc/sys/kernel/printk_devkmsg", "on\n"},
-	},
-}
-
-// rootStage finds the root image in the initramfs, moves to it, gives the
-// initramfs's memory back, and goes on as the same program in the root.
-var rootStage = stage{
-	name: "root image", essential: true,
-	hint: "The initramfs is damaged or not Wherry's: fetch or build it again.",
-	steps: []step{
-		earlyModules{dir: earlyMods, names: []string{"loop", "squashfs"}},
-		image{file: rootImage, target: newRoot, fsType: "squashfs"},
-		mount.Mount{Source: "/dev", Target: newRoot + "/dev", Flags: unix.MS_MOVE},
-		mount.Mount{Source: "/proc", Target: newRoot + "/proc", Flags: unix.MS_MOVE},
-		mount.Mount{Source: "/sys", Target: newRoot + "/sys", Flags: unix.MS_MOVE},
-		// The loop device holds the image open: without its name it ends with the loop device.
-		remove{rootImage, earlyMods, "/init", "/dev", "/proc", "/sys"},
-		switchRoot{newRoot},
-		become{program},
-	},
-}
-
-// systemStage is the rest of the mounts.
+// systemStage is what is mounted beside what wherry-early has mounted.
 var systemStage = stage{
 	name: "system file systems", essential: true,
 	hint: "The root image lacks a directory to mount on: build it again.",

@@ -1,19 +1,30 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package module
+// Package kernelmodule leaves out of a kernel module what a machine without
+// tracers has no use for.
+//
+// Modules come with their distribution's signature and with tables for tracing
+// and BPF. Loading them as they are costs 60 million instructions each for the
+// signature, and 1.5 billion for XFS alone, whose functions ftrace looks up one
+// by one. Here a module's bytes are part of an image that is checked as a
+// whole, so where the kernel lets it (no lockdown) it is handed over without
+// them. It marks itself tainted by an unsigned module then. What is no module
+// stays as it is, for the kernel to judge.
+package kernelmodule
 
 import (
 	"bytes"
 	"encoding/binary"
 )
 
-// Modules come with their distribution's signature and with tables for tracing
-// and BPF. Loading them as they are costs 60 million instructions each for the
-// signature, and 1.5 billion for XFS alone, whose functions ftrace looks up one
-// by one. Here a module's bytes are part of a root image that is checked as a
-// whole, so where the kernel lets it (no lockdown) it is handed over without
-// them. It marks itself tainted by an unsigned module then.
+// Trim returns a module without its signature, and changes the image so that
+// the kernel passes over what is not needed.
+func Trim(image []byte) []byte {
+	image = unsigned(image)
+	hideIdle(image)
+	return image
+}
 
 // A signed module ends with the signature, a struct whose last four bytes are
 // the signature's length, and this text (kernel: include/linux/module_signature.h).

@@ -1,7 +1,7 @@
 // Copyright The Wherry Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package module
+package kernelmodule
 
 import (
 	"bytes"
@@ -64,7 +64,7 @@ func TestUnsigned(t *testing.T) {
 
 func TestHideIdle(t *testing.T) {
 	image := object(t)
-	hideIdle(image)
+	image = Trim(sign(image, 100))
 	f, err := elf.NewFile(bytes.NewReader(image))
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func FuzzTrim(f *testing.F) {
 	f.Add(sign(image, 100))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		before := len(b)
-		hideIdle(unsigned(b))
+		Trim(b)
 		if len(b) != before {
 			t.Fatal("the image changed its size")
 		}

@@ -116,7 +116,11 @@ type update struct {
 	}
 }
 
-type record struct{ From, To, State, Reason, Downtime, By, Source string }
+type record struct {
+	From, To, State, Reason, Downtime, By, Source, DeltaRefused string
+	Delta                                                       bool
+	DownloadedBytes, Bytes                                      json.Number
+}
 
 // status asks until the machine answers: it may be about to reboot.
 func (g *rig) status() update {

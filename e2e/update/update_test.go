@@ -9,6 +9,7 @@ package update
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,8 @@ const (
 // each boot serves as many promises as it can.
 func TestUpdate(t *testing.T) {
 	g := newRig(t)
-	g.test("a release that works stays", keeps)
+	g.test("deltas that are of no use", fallsBack)
+	g.test("a release that works stays, by a delta", keeps)
 	g.test("going back by hand", goesBack)
 	g.test("refused before anything is written", refuses)
 }
@@ -41,6 +43,7 @@ func newRig(t *testing.T) *rig {
 	g := &rig{User: vmtest.NewUser(t), t: t, p: fixture.NewPublisher(t), r: fixture.NewRegistry(t), minor: &minor, used: new(time.Duration)}
 	old := g.p.Build(oldRelease, "efi", "raw")
 	g.next = g.p.Build(newRelease, "efi")
+	publishDeltas(g, old)
 	begin := time.Now()
 	g.m = vmtest.Start(t, vmtest.Options{
 		DiskImage: old.File("wherry.raw"), SecureBoot: true, DiskBytes: 5 << 28, MemoryMiB: 1024, Config: g.document("4m"),
@@ -59,10 +62,10 @@ func newRig(t *testing.T) *rig {
 }
 
 func keeps(g *rig) {
-	g.p.Publish(g.next)
-	// The machine's clock may be a moment behind the time at which the rollout begins.
-	g.await("the release is offered", func() error { return g.contains(newRelease+" is there", "machine", "update", "check") })
+	delta := g.bytes(g.delta(newRelease))
+	g.match("update check", g.Run("machine", "update", "check"), newRelease+` is there, .* as a delta`)
 	g.Run("machine", "update", "apply") // waits, and ends with 0 when it stays
+	g.fetched(newRelease, delta, true, `^$`)
 	u := g.status()
 	if u.slots() != newRelease+"* "+oldRelease || u.Version != newRelease || u.Last.State != "committed" || u.Last.To != newRelease || u.Last.Downtime == "" {
 		g.t.Errorf("after the update: %+v", u)
@@ -86,6 +89,14 @@ func goesBack(g *rig) {
 	}
 	g.works()
 	g.rows()
+	begin := time.Now()
+	g.await("the downtime of going back is measured", func() error {
+		if u = g.status(); u.Last.Downtime == "" {
+			return fmt.Errorf("%+v\n%s", u.Last, g.Run("machine", "log"))
+		}
+		return nil
+	})
+	g.t.Logf("downtime of going back: %s, told %.0f s later", u.Last.Downtime, time.Since(begin).Seconds())
 	history := g.Run("machine", "update", "history")
 	g.match("the history", history, `by hand`)
 	g.t.Log("\n" + history)

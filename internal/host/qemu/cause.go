@@ -6,6 +6,7 @@ package qemu
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -84,12 +85,12 @@ func likelyCause(qemu, console string) string {
 }
 
 // fatal tells whether the console shows something no machine recovers from by
-// waiting, so that the start can be given up early.
+// waiting, so that the start can be given up early. A kernel that firmware started is not the
+// end when it panics: it restarts the machine, and the loader has an older release.
 func fatal(console string) bool {
-	for _, end := range []string{"Kernel panic - not syncing", "wherry: boot failed: ", "System is deadlocked on memory", "BdsDxe: No bootable option or device was found"} {
-		if strings.Contains(console, end) {
-			return true
-		}
+	ends := []string{"BdsDxe: No bootable option or device was found"}
+	if !strings.Contains(console, "BdsDxe: starting ") {
+		ends = append(ends, "Kernel panic - not syncing", "wherry: boot failed: ", "System is deadlocked on memory")
 	}
-	return false
+	return slices.ContainsFunc(ends, func(end string) bool { return strings.Contains(console, end) })
 }

@@ -87,6 +87,7 @@ func TestWatch(t *testing.T) {
 		{"hung at the timer", "a\n..MP-BIOS bug: 8254 timer not connected to IO-APIC\n", 11 * time.Second, errHung},
 		{"timer message passed", "8254 timer not connected to IO-APIC\nnext\n", 80 * time.Second, nil},
 		{"panic", "Kernel panic - not syncing: x\n", time.Second, errFatal},
+		{"panic, and an older release", "BdsDxe: starting Boot0001 \"Wherry\"\nKernel panic - not syncing: x\n", time.Minute, nil},
 		{"slow, but it speaks", "Linux\n", 300 * time.Second, nil},
 	} {
 		w := watch{started: begin, changed: begin, progress: &strings.Builder{}}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"os"
 	"strconv"
-	"strings"
 
 	"wherry.example/wherry/internal/linux/cgroup"
 	"wherry.example/wherry/internal/linux/power"
@@ -16,8 +15,7 @@ import (
 // setting writes a kernel setting.
 type setting struct{ file, value string }
 
-func (s setting) String() string { return "set " + s.file + " to " + strings.TrimSpace(s.value) }
-func (s setting) Do() error      { return os.WriteFile(s.file, []byte(s.value), 0) }
+func (s setting) Do() error { return os.WriteFile(s.file, []byte(s.value), 0) }
 
 // directory makes a directory.
 type directory struct {

@@ -48,8 +48,10 @@ func nameOf(version string) bootcount.Name { return bootcount.Name{Stem: prefix 
 func slotsOf(files []file, running string) (slots []Slot, dirty bool) {
 	for _, f := range files {
 		version, n, ok := versionOf(f.name)
-		if !ok {
-			dirty = dirty || isLeftover(f.name)
+		if isLeftover(f) {
+			dirty = true
+		}
+		if !ok || f.bytes == 0 {
 			continue
 		}
 		slots = append(slots, Slot{
@@ -61,8 +63,13 @@ func slotsOf(files []file, running string) (slots []Slot, dirty bool) {
 	return slices.CompactFunc(slots, func(a, b Slot) bool { return a.Version == b.Version }), dirty
 }
 
-func isLeftover(name string) bool {
-	return len(name) > len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) && strings.HasSuffix(strings.ToLower(name), leftover)
+// isLeftover tells what an interrupted writer left: a file that was not whole yet, or, of a rename, a name
+// that does not lead to the contents yet. The loader passes over the latter, and starts the file by its other name.
+func isLeftover(f file) bool {
+	if _, _, ok := versionOf(f.name); ok {
+		return f.bytes == 0
+	}
+	return len(f.name) > len(prefix) && strings.EqualFold(f.name[:len(prefix)], prefix) && strings.HasSuffix(strings.ToLower(f.name), leftover)
 }
 
 // preferred orders slots of the newest version first, and the names of one

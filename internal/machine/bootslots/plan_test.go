@@ -41,6 +41,23 @@ func TestSlots(t *testing.T) {
 	}
 }
 
+// The power went while a file was blessed: its new name leads to nothing yet. The
+// file that runs is the one with the old name, and still to be blessed.
+func TestNameWithoutContents(t *testing.T) {
+	files := []file{{"wherry_2.0.0.efi", 0}, {"wherry_2.0.0+1-2.efi", 9}, {"wherry_1.0.0.efi", 9}, {"wherry_3.0.0+3.efi", 0}}
+	got, dirty := slotsOf(files, "wherry_2.0.0")
+	want := []Slot{
+		{Version: "2.0.0", File: "wherry_2.0.0+1-2.efi", Bytes: 9, Running: true, Trial: true, TriesLeft: 1, TriesDone: 2},
+		{Version: "1.0.0", File: "wherry_1.0.0.efi", Bytes: 9},
+	}
+	if diff := cmp.Diff(want, got); diff != "" || !dirty {
+		t.Error(dirty, diff)
+	}
+	if from, to, err := planBless(got, true); err != nil || from != "wherry_2.0.0+1-2.efi" || to != "wherry_2.0.0.efi" {
+		t.Errorf("%s becomes %s, %v", from, to, err)
+	}
+}
+
 // What is started next, as systemd-boot orders files.
 func TestNext(t *testing.T) {
 	for names, want := range map[string]string{

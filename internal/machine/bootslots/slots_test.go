@@ -260,8 +260,8 @@ func TestBlessRetireRemove(t *testing.T) {
 	if err := s.Remove("1.0.0"); err == nil {
 		t.Error("the last good one is removed")
 	}
-	put(t, esp, "wherry_0.5.0.efi", nil)
-	put(t, esp, "wherry_0.5.0+2-1.efi", nil) // a rename that a power cut interrupted
+	put(t, esp, "wherry_0.5.0.efi", []byte("both"))
+	put(t, esp, "wherry_0.5.0+2-1.efi", []byte("both")) // a rename that a power cut interrupted
 	if err := s.Remove("0.5.0"); err != nil || names(t, esp) != "wherry_1.0.0.efi wherry_2.0.0+0.efi" {
 		t.Errorf("%v: %s", err, names(t, esp))
 	}

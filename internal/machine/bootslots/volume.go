@@ -136,7 +136,7 @@ func (v volume) removeLeftovers() error {
 		return err
 	}
 	for _, f := range files {
-		if isLeftover(f.name) {
+		if isLeftover(f) {
 			err = errors.Join(err, v.remove(f.name))
 		}
 	}

@@ -254,9 +254,8 @@ func TestOutputSurvivesEachStep(t *testing.T) {
 func TestOutputSurvivesKills(t *testing.T) {
 	var enough atomic.Bool
 	k := startTalk(t, func(_, _ int) bool { return !enough.Load() })
-	const kills = 60
-	var taken, placed int
-	for range kills {
+	var kills, taken, placed int
+	for ; kills < 60 || taken < 3 && kills < 600; kills++ {
 		cmd := k.reader("")
 		time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond)
 		cmd.Process.Kill()
@@ -276,8 +275,8 @@ func TestOutputSurvivesKills(t *testing.T) {
 	}
 	k.check()
 	t.Logf("%d kills; %d met output between FIFO and log, %d of them around its writing; %v lines", kills, taken, placed, k.wrote)
-	if taken == 0 {
-		t.Error("no kill met output on its way: the test proves nothing")
+	if taken < 3 {
+		t.Error("hardly a kill met output on its way: the test proves nothing")
 	}
 }
 

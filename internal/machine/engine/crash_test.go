@@ -414,7 +414,7 @@ func oneOrder(c *child, serial *int, known, running, unsure map[string]bool) boo
 // settledStates waits until what has to run runs, and nothing is in between.
 func settledStates(c *child, running map[string]bool) map[string]childState {
 	var states map[string]childState
-	for range 250 {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		states = c.must(order{Verb: "states"}).States
 		quiet := true
 		for n, s := range states {

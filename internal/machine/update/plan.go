@@ -197,7 +197,7 @@ func onOther(r Record, s Seen) Decision {
 		return Decision{Record: r, Settled: true}
 	}
 	a.Boot, a.Passed = s.Boot, a.Passed+1
-	if a.Passed >= maxPassed {
+	if a.Passed >= maxPassed || s.Damage != "" { // the loader passes over a file in which it finds no release
 		return failed(r, s, slot, there)
 	}
 	return Decision{Record: r, Settled: true, Say: fmt.Sprintf("%s is staged, and the loader started %s: it is tried at the next restart", a.To, s.Running.Version)}

@@ -166,15 +166,19 @@ func TestDecideWithoutState(t *testing.T) {
 	}
 }
 
+// The loader fails with a damaged file, or passes it over.
 func TestDecideDamage(t *testing.T) {
-	s := partition("1.1.0+0-3 1.0.0*")
-	r := Record{State: release.StateStaged, Attempt: to11()}
-	if !wantsCheck(r, s) {
-		t.Error("the file is not looked at")
-	}
-	s.Damage = "it is damaged"
-	if d := Decide(r, s); !strings.Contains(d.Record.last().Reason, "the file on the boot partition is damaged") {
-		t.Errorf("%+v", d.Record.last())
+	for _, slots := range []string{"1.1.0+0-3 1.0.0*", "1.1.0+3-0 1.0.0*"} {
+		s := partition(slots)
+		r := Record{State: release.StateStaged, Attempt: to11()}
+		if !wantsCheck(r, s) {
+			t.Error("the file is not looked at")
+		}
+		s.Damage = "it is damaged"
+		d := Decide(r, s)
+		if e := d.Record.last(); e.Result != RolledBack || !strings.Contains(e.Reason, "the file on the boot partition is damaged") {
+			t.Errorf("%s: %+v", slots, e)
+		}
 	}
 }
 

@@ -37,10 +37,13 @@ unit:
 	$(GO) test -timeout 10m $$(echo "$(WITHOUT_CGO)" | grep -v /e2e)
 	CGO_ENABLED=1 $(GO) test -timeout 10m $(CGO_PACKAGES)
 
+# These take the longest. They come first, so that none of them is alone in the end.
+LONG_VM_TESTS := ./e2e/update ./e2e/power ./e2e/containers ./e2e/slots ./e2e/disk ./e2e/chaos
+
 # Two at a time: a VM of a test keeps one processor busy, and waits often enough.
 vm-tests: build
 	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
-		$(GO) test -timeout 60m -p 2 ./e2e/...; fi
+		$(GO) test -timeout 60m -p 2 $(LONG_VM_TESTS) ./e2e/...; fi
 
 # As many power cuts as it takes to meet the rare ones; `make test` has a sample. WHERRY_POWER_FIRST=N goes on at the N-th.
 test-power: setup-test build

@@ -54,7 +54,8 @@ func Squashfs(ctx context.Context, tree *rootfs.Tree, cache string, progress fun
 	h.Write(tar.Bytes())
 	dir := filepath.Join(cache, "root")
 	file := filepath.Join(dir, hex.EncodeToString(h.Sum(nil))+".squashfs")
-	if _, err := os.Stat(file); err == nil {
+	// What is in use shall not be what prune takes for old. Where there is no such file, it is made.
+	if now := time.Now(); os.Chtimes(file, now, now) == nil {
 		return file, nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {

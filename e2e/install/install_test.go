@@ -2,58 +2,33 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package install promises that a machine that was started from the live medium
-// puts itself onto a disk of its own, by hand and unattended, starts from there,
-// and is known there; and that a disk with data is lost only when that was said.
+// puts itself onto a disk of its own, by hand and unattended, starts from there
+// verified by Secure Boot, and is known there; and that a disk with data is lost only
+// when that was said, and one on which the power cut an installation is repaired by
+// another.
 package install
 
 import (
+	"bufio"
 	"encoding/json"
 	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"wherry.example/wherry/internal/format/gpt"
-	"wherry.example/wherry/internal/host/image"
 	"wherry.example/wherry/internal/vmtest"
 	"wherry.example/wherry/internal/vmtest/fixture"
 )
 
-var (
-	once   sync.Once
-	medium string
-)
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if medium != "" {
-		os.RemoveAll(filepath.Dir(medium))
-	}
-	os.Exit(code)
-}
-
-// live is the live medium of this checkout.
-func live(t *testing.T) string {
-	t.Helper()
-	once.Do(func() {
-		dir, err := os.MkdirTemp("", "wherry-install-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := image.Build(t.Context(), image.Options{Output: dir, Formats: []string{"iso"}}); err != nil {
-			os.RemoveAll(dir)
-			t.Fatal(err)
-		}
-		medium = filepath.Join(dir, "wherry.iso")
-	})
-	if medium == "" {
-		t.Fatal("there is no live medium: its build failed")
-	}
-	return medium
+// TestInstall is one live medium, signed by its owner, on two machines.
+func TestInstall(t *testing.T) {
+	medium := fixture.NewPublisher(t).Build("1.0.0", "iso").File("wherry.iso")
+	t.Run("by hand", func(t *testing.T) { byHand(t, medium) })
+	t.Run("unattended", func(t *testing.T) { unattended(t, medium) })
 }
 
 func run(t *testing.T, name string, args ...string) string {
@@ -72,42 +47,46 @@ func refused(t *testing.T, r vmtest.Result, says string) {
 	}
 }
 
-// By hand, from a CD: what is refused, a first installation, one over it, and
-// the installed machine at work.
-func TestByHand(t *testing.T) {
+// verified is what a machine says that the firmware, with the owner's keys, has started.
+const verified = "verified by Secure Boot, signed by CN=owner"
+
+// By hand, from a CD, with Secure Boot: what is refused, an installation that the
+// power cuts, one that repairs that, one over it, and the installed machine at work.
+func byHand(t *testing.T, medium string) {
 	u := vmtest.NewUser(t)
 	small := filepath.Join(t.TempDir(), "small")
 	if err := os.WriteFile(small, make([]byte, 64<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := vmtest.Start(t, vmtest.Options{CDROM: live(t), DiskBytes: 2 << 30, ExtraDisks: []string{small}, Config: u.Config("name: live")})
+	m := vmtest.Start(t, vmtest.Options{CDROM: medium, SecureBoot: true, DiskBytes: 2 << 30, ExtraDisks: []string{small}, Config: u.Config("name: live")})
 	u.Knows(m)
-	key := m.Fingerprint()
 	checkDisks(t, u)
 	refused(t, u.Try("machine", "install", "vdb"), "disk vdb cannot be installed onto: it is too small: 64 MiB")
 	refused(t, u.Try("machine", "install", "vdz"), "there is no disk vdz; there are: vda, vdb")
 	refused(t, u.Try("machine", "install", "first", "--wipe"), "a disk must be named")
+	cutShort(t, u, m)
 
+	m.Start()
+	u.Knows(m) // a live machine's key is in memory
+	key := m.Fingerprint()
+	if list := disks(t, u); list[0].Content == "empty" || !list[0].Usable || list[0].NeedsWipe {
+		t.Errorf("the disk on which an installation was cut short is %+v", list[0])
+	}
 	u.Run("machine", "install", "first")
 	refused(t, u.Try("machine", "install", "/dev/vda"), "disk vda holds data (gpt with the partitions wherry-boot, wherry-state)")
 	document := filepath.Join(t.TempDir(), "installed.yaml")
 	if err := os.WriteFile(document, u.Config("name: installed"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out := u.Try("machine", "install", "vda", "--wipe", "--yes", "--config", document)
-	if out.Code != 0 || !strings.Contains(out.Stdout, "is installed on vda") || strings.Contains(out.Stderr, "warning") || !strings.Contains(out.Stderr, key) {
-		t.Fatalf("exit code %d:\n%s%s", out.Code, out.Stdout, out.Stderr)
-	}
-	m.Stop()
-	judge(t, m)
-
-	m.Configure(func(o *vmtest.Options) { o.CDROM = "" })
-	m.Start()
+	installAndReboot(t, u, m, "vda", "--wipe", "--yes", "--config", document)
 	if m.Fingerprint() != key || m.Ready().State != "persistent" {
 		t.Fatalf("the installed machine has key %s and state %s; the live one had %s", m.Fingerprint(), m.Ready().State, key)
 	}
-	if status := u.Run("status"); !strings.Contains(status, "installed") || !strings.Contains(status, "xfs on vda2") {
-		t.Errorf("it is not what was installed:\n%s", status)
+	status := u.Run("status")
+	for _, want := range []string{"installed", "xfs on vda2", verified} {
+		if !strings.Contains(status, want) {
+			t.Errorf("the status of the installed machine does not tell %q:\n%s", want, status)
+		}
 	}
 	refused(t, u.Try("machine", "install", "vda", "--wipe", "--yes"), "disk vda cannot be installed onto: the machine was started from it")
 	u.Run("load", "-i", fixture.Archive(t, "localhost/tools:1", fixture.Toybox(t)))
@@ -115,21 +94,69 @@ func TestByHand(t *testing.T) {
 		t.Errorf("a container says %q", got)
 	}
 	m.Stop()
+	judge(t, m)
 }
 
-func checkDisks(t *testing.T, u *vmtest.User) {
+// cutShort cuts the power while the operating system is written.
+func cutShort(t *testing.T, u *vmtest.User, m *vmtest.Machine) {
+	t.Helper()
+	c := u.Command("machine", "install", "first")
+	said, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writing := false
+	for lines := bufio.NewScanner(said); !writing && lines.Scan(); {
+		writing = strings.Contains(lines.Text(), "writing the operating system")
+	}
+	m.Kill()
+	if err := c.Wait(); err == nil || !writing {
+		t.Fatalf("the installation was not cut short: it was writing: %v; it ended with %v", writing, err)
+	}
+}
+
+// installAndReboot takes the medium out while the machine goes down.
+func installAndReboot(t *testing.T, u *vmtest.User, m *vmtest.Machine, args ...string) {
+	t.Helper()
+	key := m.Fingerprint()
+	done := make(chan vmtest.Result, 1)
+	go func() { done <- u.Try(append([]string{"machine", "install", "--reboot"}, args...)...) }()
+	m.WaitConsole(`wherry: restart`, 5*time.Minute)
+	m.QMP("eject", map[string]any{"device": "cdrom", "force": true})
+	m.WaitReboot()
+	out := <-done
+	if out.Code != 0 || !strings.Contains(out.Stdout, "is installed on vda") || strings.Contains(out.Stderr, "warning") || !strings.Contains(out.Stderr, key) {
+		t.Fatalf("exit code %d:\n%s%s", out.Code, out.Stdout, out.Stderr)
+	}
+}
+
+type disk struct {
+	Name, Serial, Content string
+	Usable, NeedsWipe     bool
+}
+
+// disks are those that a machine from a CD can be installed onto, or not.
+func disks(t *testing.T, u *vmtest.User) []disk {
 	t.Helper()
 	var list struct {
 		Medium string
-		Disks  []struct {
-			Name, Serial, Content string
-			Usable                bool
-		}
+		Disks  []disk
 	}
 	if err := json.Unmarshal([]byte(u.Run("machine", "disks", "-o", "json")), &list); err != nil {
 		t.Fatal(err)
 	}
-	if list.Medium != "sr0" || len(list.Disks) != 2 || list.Disks[0].Serial != "state" || list.Disks[0].Content != "empty" || !list.Disks[0].Usable || list.Disks[1].Usable {
+	if list.Medium != "sr0" || len(list.Disks) != 2 {
+		t.Fatalf("the disks are %+v", list)
+	}
+	return list.Disks
+}
+
+func checkDisks(t *testing.T, u *vmtest.User) {
+	t.Helper()
+	if list := disks(t, u); list[0].Serial != "state" || list[0].Content != "empty" || !list[0].Usable || list[1].Usable {
 		t.Errorf("the disks are %+v", list)
 	}
 	if text := u.Run("machine", "disks"); !strings.Contains(text, "no: it is too small") {
@@ -139,10 +166,10 @@ func checkDisks(t *testing.T, u *vmtest.User) {
 
 // Unattended, from a stick that has the configuration on it, over other data:
 // installed once, although the stick stays in and is started again.
-func TestUnattended(t *testing.T) {
+func unattended(t *testing.T, medium string) {
 	u := vmtest.NewUser(t)
 	stick, document := filepath.Join(t.TempDir(), "stick"), filepath.Join(t.TempDir(), "wherry.yaml")
-	run(t, "cp", live(t), stick)
+	run(t, "cp", medium, stick)
 	if err := os.WriteFile(document, u.Config("name: twice", "install: {disk: 'serial:state', wipe: true, reboot: true}"), 0o600); err != nil {
 		t.Fatal(err)
 	}

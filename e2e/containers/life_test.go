@@ -4,6 +4,7 @@
 package containers
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -220,13 +222,7 @@ func restartPolicies(g *rig) {
 
 // watched: what a container does can be waited for, seen and counted.
 func watched(g *rig) {
-	events := g.Command("-o", "json", "events", "--filter", "type=container")
-	var seen bytes.Buffer
-	events.Stdout = &seen
-	if err := events.Start(); err != nil {
-		g.t.Fatal(err)
-	}
-	time.Sleep(2 * time.Second) // until it listens; what came before is not shown
+	seen := g.follow("worker", "fleeting")
 	g.start("worker", "-l job=7", "sleep", "3", "5")
 	if out := g.Run("-o", "json", "stats", "--no-stream", "worker"); !json.Valid([]byte(out)) || !strings.Contains(out, `"worker"`) {
 		g.t.Errorf("stats: %s", out)
@@ -238,26 +234,45 @@ func watched(g *rig) {
 	g.want(g.Run("ps", "-a", "--filter", "label=job=7", "--format", "{{.Names}} {{.State}}"), "worker exited")
 	g.Run("rm", "worker")
 	g.run("--rm --name fleeting", "true")
-	g.await(20*time.Second, "the last event", func() (bool, string) {
-		out := g.Run("events", "--since", "1m", "--until", "0s", "--filter", "container=fleeting")
-		return strings.Contains(out, "destroy"), out
-	})
-	_ = events.Process.Signal(os.Interrupt)
-	_ = events.Wait() // by the signal
-	var got []string
-	for line := range strings.Lines(seen.String()) {
-		var e struct{ Name, Action string }
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			g.t.Fatalf("events -o json: %v: %s", err, line)
-		}
-		got = append(got, e.Name+" "+e.Action)
-	}
 	want := "worker create, worker start, worker die, worker destroy, fleeting create, fleeting start, fleeting die, fleeting destroy"
-	if text := strings.Join(got, ", "); text != want {
-		g.t.Errorf("events: %s\nwant: %s", text, want)
+	if got := seen("fleeting destroy"); got != want {
+		g.t.Errorf("events: %s\nwant: %s", got, want)
 	}
 	if out := g.Run("ps", "-aq"); out != "" {
 		g.t.Errorf("containers are left: %s", out)
+	}
+}
+
+// follow begins to listen to the events of the containers with those names, and
+// returns what says what was heard up to one of them.
+func (g *rig) follow(names ...string) (until func(last string) string) {
+	g.t.Helper()
+	// It may begin to listen late, on a busy computer, and is told of what came before.
+	c := g.Command("-o", "json", "events", "--since", "5m", "--filter", "type=container")
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return func(last string) string {
+		g.t.Helper()
+		limit := time.AfterFunc(time.Minute, func() { _ = c.Process.Kill() })
+		defer limit.Stop()
+		var got []string
+		for lines := bufio.NewScanner(out); !slices.Contains(got, last) && lines.Scan(); {
+			var e struct{ Name, Action string }
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				g.t.Fatalf("events -o json: %v: %s", err, lines.Bytes())
+			}
+			if slices.Contains(names, e.Name) {
+				got = append(got, e.Name+" "+e.Action)
+			}
+		}
+		_ = c.Process.Signal(os.Interrupt)
+		_ = c.Wait() // by the signal
+		return strings.Join(got, ", ")
 	}
 }
 
@@ -270,11 +285,14 @@ func paused(g *rig) {
 	}
 	g.Run("pause", "clock")
 	g.want(g.Run("ps"), "clock", "(Paused)")
-	before := g.Run("logs", "clock")
-	time.Sleep(time.Second)
-	if after := g.Run("logs", "clock"); after != before {
-		g.t.Errorf("a paused container wrote %q", strings.TrimPrefix(after, before))
-	}
+	// What it wrote last may still be on its way to the log.
+	before := ""
+	g.await(20*time.Second, "its silence", func() (bool, string) {
+		last := before
+		before = g.Run("logs", "clock")
+		time.Sleep(time.Second)
+		return before == last, before
+	})
 	if r := g.Try("exec", "clock", "/toybox", "true"); r.Code == 0 || !strings.Contains(r.Stderr, "paused") {
 		g.t.Errorf("exec in a paused container: %+v", r)
 	}

@@ -28,11 +28,14 @@ const (
 	labelBit     = 0x08
 	longNameBits = 0x0f
 	countUnknown = math.MaxUint32
+	stateByte    = 65 // of the boot sector
+	stateInUse   = 1
 )
 
 // Reclaim gives back the clusters that are taken and belong to no file: what a
 // power cut leaves of a file whose directory entry was not written any more.
-// It returns how many bytes that are. Of a volume with any other damage
+// It returns how many bytes that are. The mark of that cut goes too, which Linux leaves there for ever, with the
+// count of what is free, which it believes. Of a volume with any other damage
 // nothing is touched. Nobody else may have the volume open; whatever part of
 // the writes a power cut leaves out, files are not concerned.
 func Reclaim(v Volume) (int64, error) {
@@ -43,7 +46,11 @@ func Reclaim(v Volume) (int64, error) {
 	if err := t.follow(); err != nil {
 		return 0, err
 	}
-	return t.release()
+	freed, err := t.release()
+	if err == nil && t.inUse {
+		err = t.unmark()
+	}
+	return freed, err
 }
 
 // table is the FAT of a volume that exists.
@@ -56,6 +63,7 @@ type table struct {
 	raw          []byte
 	used         []bool // by a file or directory
 	entries      int
+	inUse        bool // when the power went
 }
 
 func readTable(v Volume) (*table, error) {
@@ -68,6 +76,7 @@ func readTable(v Volume) (*table, error) {
 	t := &table{
 		volume: v, start: int64(little.Uint16(boot[14:])) * sectorBytes, bytes: fats,
 		cluster: int64(boot[13]) * sectorBytes, root: little.Uint32(boot[44:]),
+		inUse: boot[stateByte]&stateInUse != 0,
 	}
 	t.data = t.start + fatCopies*fats
 	ours := little.Uint16(boot[11:]) == sectorBytes && boot[16] == fatCopies && little.Uint16(boot[17:]) == 0 && little.Uint16(boot[22:]) == 0
@@ -184,6 +193,22 @@ func (t *table) forgetCount() error {
 	little.PutUint32(info[488:], countUnknown)
 	if _, err := t.volume.WriteAt(info[:], infoSector*sectorBytes); err != nil {
 		return fmt.Errorf("write the FAT file system's summary: %w", err)
+	}
+	return nil
+}
+
+// unmark says that the volume was put in order.
+func (t *table) unmark() error {
+	if err := t.forgetCount(); err != nil {
+		return err
+	}
+	var boot [sectorBytes]byte
+	if _, err := t.volume.ReadAt(boot[:], 0); err != nil {
+		return fmt.Errorf("read the FAT file system: %w", err)
+	}
+	boot[stateByte] &^= stateInUse
+	if _, err := t.volume.WriteAt(boot[:], 0); err != nil {
+		return fmt.Errorf("write that the FAT file system is in order: %w", err)
 	}
 	return nil
 }

@@ -53,6 +53,16 @@ func (t *table) set(m inMemory, cluster, next uint32) {
 	}
 }
 
+// inOrder has fsck.fat look at a volume.
+func inOrder(t *testing.T, m inMemory) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "volume")
+	if err := os.WriteFile(path, m, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, "fsck.fat", "-n", path)
+}
+
 // What a cut left is given back, all else is as it was, and fsck.fat agrees.
 func TestReclaim(t *testing.T) {
 	m, tab := volumeOf(t)
@@ -74,14 +84,27 @@ func TestReclaim(t *testing.T) {
 	if !bytes.Equal(m, want) {
 		t.Error("something else was changed")
 	}
-	path := filepath.Join(t.TempDir(), "volume")
-	if err := os.WriteFile(path, m, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	judge(t, "fsck.fat", "-n", path)
+	inOrder(t, m)
 	if got, err := Reclaim(m); got != 0 || err != nil || !bytes.Equal(m, want) {
 		t.Errorf("a second time: %d bytes, %v", got, err)
 	}
+}
+
+// A volume that was in use when the power went is in order afterwards, for fsck.fat too, also when nothing was lost.
+func TestReclaimInUse(t *testing.T) {
+	m, _ := volumeOf(t)
+	want := bytes.Clone(m)
+	count := infoSector*sectorBytes + 488
+	m[stateByte] |= stateInUse
+	little.PutUint32(m[count:], 7) // so many are free, it says
+	if got, err := Reclaim(m); got != 0 || err != nil {
+		t.Fatalf("%d bytes, %v", got, err)
+	}
+	little.PutUint32(want[count:], countUnknown)
+	if !bytes.Equal(m, want) {
+		t.Error("something else was changed")
+	}
+	inOrder(t, m)
 }
 
 // A volume that somebody else made and used is as good.

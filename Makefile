@@ -45,9 +45,10 @@ vm-tests: build
 	@if $(GO) list ./e2e/... 2>/dev/null | grep -q .; then \
 		$(GO) test -timeout 60m -p 2 $(LONG_VM_TESTS) ./e2e/...; fi
 
-# As many power cuts as it takes to meet the rare ones; `make test` has a sample. WHERRY_POWER_FIRST=N goes on at the N-th.
+# As many power cuts as it takes to meet the rare ones; `make test` has a sample.
+# WHERRY_POWER_FIRST=N goes on at the N-th, and so divides them among several runs.
 test-power: setup-test build
-	WHERRY_POWER_CUTS=$${WHERRY_POWER_CUTS:-120} $(GO) test -v -timeout 24h -run TestPower ./e2e/power
+	WHERRY_POWER_CUTS=$${WHERRY_POWER_CUTS:-120} $(GO) test -v -timeout 24h -run TestPower/cuts -artifacts -outputdir $(CURDIR)/build ./e2e/power
 
 # The host binary and the OS image.
 build: host image

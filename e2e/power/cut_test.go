@@ -4,134 +4,338 @@
 package power
 
 import (
-	"bufio"
-	"encoding/binary"
-	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"sort"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"wherry.example/wherry/internal/host/disk"
-	"wherry.example/wherry/internal/host/qemu"
-)
-
-// phase is a part of an update, in their order.
-type phase int32
-
-const (
-	asking phase = iota
-	download
-	staging
-	shutdown
-	booting // firmware, boot loader, kernel, and all until the machine is ready
-	trying
-	blessing // from the first write to the boot partition in the trial on
-	done
-)
-
-func (p phase) String() string {
-	return [...]string{"asking", "download", "staging", "shutdown", "boot", "trial", "blessing", "done"}[p]
-}
-
-// mark is how long a phase took, in time and in writes to the disk.
-type mark struct {
-	took   time.Duration
-	writes int64
-}
-
-// The boot partition's bytes of the disk.
-const (
-	espFrom = 1 << 20
-	espTo   = disk.Bytes - 1<<20
+	"wherry.example/wherry/internal/vmtest/torndisk"
 )
 
 // cut is one power cut.
 type cut struct {
 	seed, number uint64
 	random       *rand.Rand
-	phase        phase
-	// at is the write of the phase at which the disk stops; none: after is the time.
-	at    int64
-	after time.Duration
+	scene        *scene
+	part         part
+	events       int // that are done when the power goes; the last may be under way
+	at           string
+	// twice cuts the power once more, while the machine recovers.
+	twice bool
+	// again is how far what was cut is brought when it has to be asked for again.
+	again string
 }
 
-// blessingWrites are more than there are until the blessing and the record of it are on the disk.
-const blessingWrites = 30
+const (
+	not    = "no"
+	staged = "staged"
+	whole  = "whole"
+)
 
-// newCut plans one. The phases take turns, so that a few cuts in a row see several.
-func newCut(seed, number uint64, measured map[phase]mark) cut {
+// turns are the parts in which cuts come, in turn, so that a few in a row see several.
+var turns = []struct{ scene, part string }{
+	{"update", "staging"}, {"update", "blessing"}, {"update", "boot"}, {"delta", "rebuilding"}, {"rollback", "leaving"}, {"update", "shutdown"},
+	{"update", "staging"}, {"update", "trial"}, {"rollback", "boot"}, {"first boot", "boot"}, {"update", "download"}, {"delta", "staging"},
+	{"rollback", "back"},
+}
+
+// newCut plans one. A thorough one may go on for minutes.
+func newCut(seed, number uint64, scenes []*scene, thorough bool) cut {
 	c := cut{seed: seed, number: number, random: rand.New(rand.NewPCG(seed, number))}
-	order := []phase{staging, blessing, shutdown, trying, download, booting, staging}
-	c.phase = order[(seed+number)%uint64(len(order))]
-	m := measured[c.phase]
-	c.after = time.Duration(c.random.Float64() * float64(m.took))
-	switch {
-	case c.phase == blessing:
-		c.at = 1 + c.random.Int64N(blessingWrites)
-	case m.writes > 0 && c.random.IntN(3) > 0:
-		c.at = 1 + c.random.Int64N(m.writes)
+	var parts []cut
+	for _, turn := range turns {
+		for _, s := range scenes {
+			if p := s.part(turn.part); s.name == turn.scene && p.to > p.from {
+				parts = append(parts, cut{scene: s, part: p})
+			}
+		}
+	}
+	turn := parts[(seed+number)%uint64(len(parts))]
+	c.scene, c.part = turn.scene, turn.part
+	c.aim()
+	c.again = [...]string{not, not, staged}[c.random.IntN(3)]
+	if thorough {
+		c.twice = c.random.IntN(6) == 0 && c.scene.name != "first boot"
+		c.again = [...]string{not, not, not, staged, staged, whole}[c.random.IntN(6)]
 	}
 	return c
 }
 
-func (c cut) String() string {
-	if c.at > 0 {
-		return fmt.Sprintf("seed %d, cut %d: %s, write %d", c.seed, c.number, c.phase, c.at)
+// aim chooses the event: that of a random moment, or one of those that something was written by.
+func (c *cut) aim() {
+	all := c.scene.events
+	classes := map[string][]int{}
+	var names []string
+	for n := c.part.from; n < c.part.to; n++ {
+		name := class(all[n])
+		if classes[name] == nil {
+			names = append(names, name)
+		}
+		classes[name] = append(classes[name], n)
 	}
-	return fmt.Sprintf("seed %d, cut %d: %s, after %.1f s", c.seed, c.number, c.phase, c.after.Seconds())
+	if c.random.IntN(4) == 0 {
+		from, to := all[c.part.from].At, all[c.part.to-1].At
+		moment := from + time.Duration(c.random.Float64()*float64(to-from))
+		c.events = sort.Search(len(all), func(n int) bool { return all[n].At > moment })
+		c.at = fmt.Sprintf("%.1f s", (moment - from).Seconds())
+		return
+	}
+	name := names[c.random.IntN(len(names))]
+	n := c.random.IntN(len(classes[name]))
+	c.events = classes[name][n] + 1
+	if name == flushes && c.random.IntN(2) == 0 {
+		c.events-- // right before it
+	}
+	c.at = fmt.Sprintf("%s %d of %d", name, n+1, len(classes[name]))
 }
 
-// cut brings the next release, cuts the power once, and wants it to end well.
+const flushes = "flush"
+
+// class is what an event is about.
+func class(e torndisk.Event) string {
+	switch {
+	case e.Disk == onFlash:
+		return "write to the firmware's memory"
+	case e.Flush:
+		return flushes
+	case isBoot(e):
+		return "write to the boot partition"
+	}
+	return "write to the state"
+}
+
+func (c cut) String() string {
+	return fmt.Sprintf("seed %d, cut %d: %s, %s, %s (event %d)", c.seed, c.number, c.scene.name, c.part.name, c.at, c.events)
+}
+
+// cut boots what a power cut leaves, and wants all to end well.
 func (g *rig) cut(c cut) {
-	old, target := g.running, g.release()
-	g.work()
-	begin := time.Now()
-	reached := g.journey(target, &c)
+	began := time.Now()
+	progress := c.scene.begin
+	g.progress = &progress
+	torn := g.lose(c)
+	g.t.Logf("%s: %d sectors were not flushed, %s: %d lost something", c, torn.Unsafe, torn.How, torn.Older)
+	g.start()
+	u := g.status()
+	g.expect(c, u.running())
+	if c.scene.name != "first boot" {
+		g.survived(c.scene.safe(c.events))
+	}
+	booted, seconds := u.running(), time.Since(began).Seconds()
+	if c.twice {
+		g.loseAgain(c)
+	}
+	if c.twice || u.busy() {
+		u = g.settled()
+	}
+	c.scene.finish(g, c, u)
+	g.m.Kill()
+	g.t.Logf("result: %s | %s | %s | %s | booted %s after %.0f s, twice %v, again %s, all in %.0f s", c.scene.name, c.part.name, c.at, torn.How, booted, seconds, c.twice, c.again, time.Since(began).Seconds())
+}
+
+// lose gives the rig the disks that the cut leaves. When the cut fails they are kept as artifacts (go test -artifacts).
+func (g *rig) lose(c cut) torndisk.Torn {
+	g.t.Helper()
+	g.flash, _ = g.take(c, onFlash)
+	var torn torndisk.Torn
+	g.disk, torn = g.take(c, onDisk)
+	return torn
+}
+
+func (g *rig) take(c cut, disk int) (*torndisk.Disk, torndisk.Torn) {
+	g.t.Helper()
+	tear := func() (*torndisk.Disk, torndisk.Torn) {
+		d, torn, err := c.scene.journal.Cut(disk, c.events, rand.New(rand.NewPCG(c.seed, c.number)))
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		return d, torn
+	}
+	d, torn := tear()
+	kept := g.t.ArtifactDir()
+	g.t.Cleanup(func() {
+		g.m.Kill()
+		if err := d.Close(); err != nil {
+			g.t.Error(err)
+		}
+		if g.t.Failed() {
+			d, _ := tear()
+			g.dump(d, filepath.Join(kept, []string{"disk", "flash"}[disk]), 0, d.Size())
+			_ = d.Close() // it was only read
+		}
+	})
+	return d, torn
+}
+
+// expect wants the release that must run where that is certain, and else one of the two.
+func (g *rig) expect(c cut, running string) {
+	g.t.Helper()
+	s := c.scene
+	want := []string{s.from, s.to}
+	over := s.part("shutdown")
+	if s.name == "rollback" {
+		over = s.part("boot")
+	}
+	switch {
+	case !s.touched(c.events):
+		want = []string{s.from}
+	case over.from > 0 && c.events >= over.from:
+		want = []string{s.to}
+	}
+	if !strings.Contains(" "+strings.Join(want, " ")+" ", " "+running+" ") {
+		g.t.Fatalf("%q runs, and not %s", running, strings.Join(want, " or "))
+	}
+}
+
+// survived wants the container to have what it was told to be safe.
+func (g *rig) survived(safe int) {
+	g.t.Helper()
+	var said string
+	g.await("the container works", func() (err error) { said, err = g.count(); return err })
+	n, err := strconv.Atoi(said)
+	if err != nil || n <= safe {
+		g.t.Fatalf("the container's volume has %q, and it was told that %d is safe", said, safe)
+	}
+	g.tally = n
+}
+
+// loseAgain asks for what was cut once more, and cuts the power of that as well.
+func (g *rig) loseAgain(c cut) {
+	g.t.Helper()
+	writes, after := 1+c.random.Int64N(120), time.Duration(c.random.IntN(30_000))*time.Millisecond
+	g.disk.StopAtWrite(writes)
+	command := g.Command(c.verb("--no-wait")...)
+	if err := command.Start(); err != nil {
+		g.t.Fatal(err)
+	}
+	how := fmt.Sprintf("at write %d", writes)
+	select {
+	case <-g.disk.Stopped():
+	case <-time.After(after):
+		how = fmt.Sprintf("after %.1f s", after.Seconds())
+		g.disk.Stop()
+	}
+	_ = command.Process.Kill() // its machine does not answer any more
+	_ = command.Wait()
+	g.lost(c, how)
+	g.start()
+	if running := g.status().running(); running != c.scene.from && running != c.scene.to {
+		g.t.Fatalf("%q runs, and not %s or %s", running, c.scene.from, c.scene.to)
+	}
+	g.survived(g.tally)
+}
+
+func (c cut) verb(flag string) []string {
+	if c.scene.name == "rollback" {
+		return []string{"machine", "rollback", flag}
+	}
+	return []string{"machine", "update", "apply", "--to", c.scene.to, flag} // newer ones are there
+}
+
+// lost ends QEMU, and takes from the disk what it was not told to flush.
+func (g *rig) lost(c cut, how string) {
+	g.t.Helper()
+	g.disk.Stop()
 	g.m.Kill()
 	torn, err := g.disk.Tear(c.random)
+	if err == nil {
+		_, err = g.flash.Tear(rand.New(rand.NewPCG(0, 0)))
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.t.Logf("%s: cut in %s; %d sectors were not flushed, %s: %d lost something", c, reached, torn.Unsafe, torn.How, torn.Older)
-	g.start()
-	booted := g.status().running()
-	if booted != old && booted != target {
-		g.t.Fatalf("%q runs, and not %s or %s", booted, old, target)
-	}
-	g.work()
-	u := g.settled()
-	g.t.Logf("it booted %s, and is at %s: %s", booted, u.running(), u.Phase)
-	if u.running() != target || u.Phase != "idle" {
-		if r := g.Try("machine", "update", "apply"); r.Code != 0 {
-			g.t.Fatalf("the update asked for again: %+v\n%+v", r, g.status())
-		}
-		g.work()
-	}
-	g.clean(target)
-	g.t.Logf("%s runs after %.0f s", target, time.Since(begin).Seconds())
+	g.t.Logf("cut again %s: %d sectors were not flushed, %s: %d lost something", how, torn.Unsafe, torn.How, torn.Older)
 }
 
-// whole is an update that nobody cuts. It measures the phases.
-func (g *rig) whole(target string) {
+// finishUpdate wants the new release to run, or to be brought again: to its end, or until it is
+// written so that not even a power cut takes it away.
+func (g *rig) finishUpdate(c cut, u update) {
 	g.t.Helper()
-	g.journey(target, nil)
-	g.settled()
-	g.work()
-	g.clean(target)
-	for p := download; p < blessing; p++ {
-		g.t.Logf("phase %s: %.1f s, %d writes", p, g.measured[p].took.Seconds(), g.measured[p].writes)
+	s := c.scene
+	if len(u.Avoided) > 0 {
+		g.t.Fatalf("a good release is avoided: %+v", u)
 	}
+	runs := u.running() == s.to
+	if !runs && c.again != not {
+		flag := "--stage-only"
+		if runs = c.again == whole; runs {
+			flag = "--timeout=10m"
+		}
+		if r := g.Try(c.verb(flag)...); r.Code != 0 {
+			g.t.Fatalf("the update asked for again: %+v\n%+v", r, g.status())
+		}
+		u = g.settled()
+		g.work()
+	}
+	files := []string{"wherry_" + s.from + ".efi"}
+	switch {
+	case runs:
+		g.clean(s.to)
+		files = append(files, "wherry_"+s.to+".efi")
+	case u.running() != s.from:
+		g.t.Fatalf("%q runs: %+v", u.running(), u)
+	case u.Phase == "staged":
+		files = append(files, "wherry_"+s.to+"+3.efi")
+	case c.again != not:
+		g.t.Fatalf("it is not staged: %+v", u)
+	}
+	g.lost(c, "when it was done")
+	g.judge(files...)
+}
+
+// finishRollback wants the old release to run, and the new one not to be started again.
+func (g *rig) finishRollback(c cut, u update) {
+	g.t.Helper()
+	s := c.scene
+	if u.running() != s.to {
+		if r := g.Try(c.verb("--timeout=10m")...); r.Code != 0 {
+			g.t.Fatalf("the rollback asked for again: %+v\n%+v", r, g.status())
+		}
+	}
+	g.await("the old release runs", func() error {
+		if u = g.status(); u.running() != s.to || u.Phase != "idle" {
+			return fmt.Errorf("%+v", u)
+		}
+		return nil
+	})
+	g.work()
+	if len(u.Avoided) != 1 || !strings.HasPrefix(u.Avoided[0], s.from) {
+		g.t.Errorf("%s is not avoided: %+v", s.from, u)
+	}
+	for _, x := range u.Slots {
+		if x.Version == s.from && !x.Bad {
+			g.t.Errorf("%s would be started again: %+v", s.from, u)
+		}
+	}
+	g.lost(c, "when it was done")
+	g.judge("wherry_"+s.to+".efi", "wherry_"+s.from+"+0.efi")
+}
+
+// finishBirth wants a machine that is as good as if it had been started once.
+func (g *rig) finishBirth(c cut, _ update) {
+	g.t.Helper()
+	if out := g.Run("status", "-o", "json"); !strings.Contains(strings.ReplaceAll(out, " ", ""), `"persistent":true`) {
+		g.t.Errorf("the state is not on the disk: %s", out)
+	}
+	if text := g.m.Console(); strings.Contains(text, "state in memory") {
+		g.t.Error("the state was not formatted")
+	}
+	g.lost(c, "when it was done")
+	g.judge("wherry_" + firstRelease + ".efi")
+	g.start()
+	g.Run("status")
 }
 
 // settled waits until the machine does nothing by itself.
 func (g *rig) settled() (u update) {
 	g.t.Helper()
 	g.await("it is decided", func() error {
-		if u = g.status(); u.Phase != "idle" && u.Phase != "staged" {
+		if u = g.status(); u.busy() {
 			return fmt.Errorf("%s %s", u.Phase, u.Target)
 		}
 		return nil
@@ -139,174 +343,27 @@ func (g *rig) settled() (u update) {
 	return u
 }
 
-// journey updates to a release and tells how far it came. With a cut the disk stops there;
-// without one the phases are measured.
-func (g *rig) journey(target string, c *cut) phase {
+// dump writes a piece of a disk to a file, with holes where there is nothing.
+func (g *rig) dump(d *torndisk.Disk, path string, from, to int64) string {
 	g.t.Helper()
-	g.await("the release is offered", func() error { // the machine's clock may be a moment behind
-		if r := g.Try("machine", "update", "check"); !strings.Contains(r.Stdout, target) {
-			return fmt.Errorf("%+v", r)
-		}
-		return nil
-	})
-	w := &watch{rig: g, target: target, from: len(g.m.Console()), cut: c, marks: map[phase]mark{}, since: time.Now(), writes: g.disk.Writes()}
-	command := g.Command("machine", "update", "apply", "--no-wait")
-	stderr, err := command.StderrPipe()
+	out, err := os.Create(path)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	if err := command.Start(); err != nil {
+	defer out.Close()
+	if err := out.Truncate(to - from); err != nil {
 		g.t.Fatal(err)
 	}
-	said := make(chan string, 1)
-	go func() {
-		var all strings.Builder
-		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			all.WriteString(lines.Text() + "\n")
-			w.hear(lines.Text())
-		}
-		said <- all.String()
-	}()
-	w.follow()
-	_ = command.Process.Kill() // its machine may not answer any more
-	text := <-said
-	_ = command.Wait()
-	if w.failed != "" {
-		g.t.Fatalf("%s\n%s", w.failed, text)
-	}
-	if c == nil {
-		g.measured = w.marks
-	}
-	return w.now
-}
-
-// watch follows an update by what the CLI and the console say.
-type watch struct {
-	*rig
-	target string
-	from   int // of the console
-	cut    *cut
-	heard  atomic.Int32
-
-	now    phase
-	since  time.Time
-	writes int64
-	marks  map[phase]mark
-	failed string
-}
-
-// hear reads a line of the CLI.
-func (w *watch) hear(line string) {
-	for prefix, p := range map[string]phase{"downloading ": download, "staging ": staging, "machine ": shutdown} {
-		if strings.HasPrefix(line, prefix) && int32(p) > w.heard.Load() {
-			w.heard.Store(int32(p))
-		}
-	}
-}
-
-// look tells which phase it is.
-func (w *watch) look() phase {
-	p := phase(w.heard.Load())
-	console := w.m.Console()
-	console = console[min(w.from, len(console)):]
-	_, ready := qemu.ParseReady([]byte(console))
-	switch {
-	case strings.Contains(console, w.target+" is here to stay"):
-		return done
-	case ready:
-		return trying
-	case strings.Contains(console, "BdsDxe: "):
-		return booting
-	case strings.Contains(console, ": restarting"):
-		return shutdown
-	}
-	return p
-}
-
-// follow ends when the disk stopped, or the release has stayed.
-func (w *watch) follow() {
-	deadline := time.Now().Add(patience)
-	var alarm <-chan time.Time
-	for {
-		select {
-		case <-w.disk.Stopped():
-			return
-		case <-alarm:
-			w.disk.Stop()
-			return
-		case <-time.After(30 * time.Millisecond):
-		}
-		if p := w.look(); p > w.now {
-			w.enter(p)
-			if w.cut != nil && p >= w.cut.phase || w.cut != nil && p == trying && w.cut.phase == blessing {
-				alarm = w.arm()
-			}
-			if p == done && w.cut == nil {
-				return
+	in := io.NewSectionReader(d, from, to-from)
+	for at, piece := int64(0), make([]byte, 64<<10); ; {
+		n, err := io.ReadFull(in, piece)
+		if n > 0 && strings.Trim(string(piece[:n]), "\x00") != "" {
+			if _, err := out.WriteAt(piece[:n], at); err != nil {
+				g.t.Fatal(err)
 			}
 		}
-		if _, running := w.m.VM().Run(); !running || time.Now().After(deadline) {
-			w.failed = fmt.Sprintf("the update to %s came no further than %s", w.target, w.now)
-			return
+		if at += int64(n); err != nil {
+			return path
 		}
 	}
-}
-
-// enter begins a phase.
-func (w *watch) enter(p phase) {
-	now, writes := time.Now(), w.disk.Writes()
-	w.marks[w.now] = mark{now.Sub(w.since), writes - w.writes}
-	w.now, w.since, w.writes = p, now, writes
-}
-
-// arm sets the trap of the cut; a phase that went by faster than it was planned ends with the cut.
-func (w *watch) arm() <-chan time.Time {
-	switch {
-	case w.cut.phase == blessing && w.now == trying:
-		w.disk.StopAfter(w.cut.at, espFrom, espTo)
-	case w.cut.phase == blessing:
-		return time.After(time.Second) // for the record of it
-	case w.now > w.cut.phase:
-		w.disk.Stop()
-	case w.cut.at > 0:
-		w.disk.StopAtWrite(w.cut.at)
-	default:
-		return time.After(w.cut.after)
-	}
-	return nil
-}
-
-// outsideOfSlots is how many bytes of the boot partition are taken by something else than OS files.
-func (g *rig) outsideOfSlots(u update) int64 {
-	g.t.Helper()
-	f, err := os.Open(g.file())
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer f.Close()
-	var boot [512]byte
-	if _, err := f.ReadAt(boot[:], espFrom); err != nil {
-		g.t.Fatal(err)
-	}
-	little := binary.LittleEndian
-	cluster, start := int64(boot[13])*512, espFrom+int64(little.Uint16(boot[14:]))*512
-	table := make([]byte, int64(little.Uint32(boot[36:]))*512)
-	if _, err := f.ReadAt(table, start); err != nil {
-		g.t.Fatal(err)
-	}
-	var used int64
-	for i := 8; i < len(table); i += 4 { // the first two entries are no clusters
-		if little.Uint32(table[i:])&0x0fffffff != 0 {
-			used += cluster
-		}
-	}
-	for _, s := range u.Slots {
-		used -= (bytesOf(s.Bytes) + cluster - 1) / cluster * cluster
-	}
-	return used
-}
-
-func bytesOf(n json.Number) int64 {
-	v, _ := strconv.ParseInt(n.String(), 10, 64)
-	return v
 }

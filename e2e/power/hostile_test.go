@@ -147,12 +147,12 @@ func attacks(older []byte, elsewhere string) []attack {
 func (g *rig) hostile() {
 	other := listen(g.t)
 	older := fetch(g.t, "http://"+g.p.Addr+"/metadata/timestamp.json")
-	target := g.release()
+	target := g.release("none")
 	g.Run("machine", "update", "check")
 	before := g.cost()
 	for _, a := range attacks(older, "http://"+net.JoinHostPort("10.0.2.2", other.port)+"/x") {
 		if a.news {
-			target = g.release()
+			target = g.release("none")
 		}
 		g.suffer(a)
 	}
@@ -169,7 +169,7 @@ func (g *rig) hostile() {
 	if after.memory < before.memory-48e6 || after.disk < before.disk-40e6 {
 		g.t.Errorf("the machine had %+v free, and now %+v", before, after)
 	}
-	g.whole(target)
+	g.await("the release is offered", func() error { return g.offered(target) })
 }
 
 // suffer is one attack.

@@ -4,18 +4,22 @@
 // Package power promises that neither a hostile repository nor a power cut harms a machine.
 //
 // One machine boots its disk under UEFI and goes from release to release. At first its
-// repository does what it can against it. Then each update is cut once: the disk stops at a
-// random write or moment of one of the phases, QEMU is ended, and what was not
-// flushed is lost in one of the ways in which disks lose it (package torndisk).
-// After each cut the machine boots the old or the new release, what a container wrote is
-// there, the update ends well when it is asked for again, and nothing is left over
-// on the boot partition.
+// repository does what it can against it. Then what it asks of its disk and of the firmware's
+// memory is written down during an update, a rollback, the rebuilding of a file from a delta, and its first boot
+// (package torndisk): scene_test.go. Nothing else of a machine outlives a power cut, so each
+// place in that journal is one: what was not flushed there is lost in one of the ways in
+// which disks lose it, and a machine boots what is left (cut_test.go). After each cut it runs the old
+// or the new release, what a container was told to be safe is there, and the update ends well
+// when it is asked for again; others read the boot partition, and find whole files and nothing left over.
+// Some of these machines lose their power once more, while they recover.
 //
-// WHERRY_POWER_CUTS is how many cuts (`make test-power`: 120), WHERRY_POWER_SEED repeats a run, and
-// WHERRY_POWER_FIRST begins at a cut of it: each depends on the seed and its own number alone.
+// WHERRY_POWER_CUTS is how many cuts (`make test-power`: 120; a sample is of the update alone), WHERRY_POWER_SEED repeats a run, and
+// WHERRY_POWER_FIRST begins at a cut of it: each depends on the seed and its own number
+// alone, and on when the machine wrote what, which is a little different each time.
 package power
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -46,19 +50,29 @@ func TestPower(t *testing.T) {
 	if !t.Run("a hostile repository", func(t *testing.T) { g.in(t).hostile() }) {
 		return
 	}
-	if g.measured == nil { // only cuts were asked for
-		g.whole(g.release())
-	}
-	seed, first, cuts := uint64(time.Now().Unix()/86400), setting(t, "WHERRY_POWER_FIRST", 0), setting(t, "WHERRY_POWER_CUTS", sample)
-	seed = setting(t, "WHERRY_POWER_SEED", seed)
-	for i := first; i < cuts; i++ {
-		c := newCut(seed, i, g.measured)
-		name := fmt.Sprintf("cut %d of %d", i, cuts)
-		if !t.Run(name, func(t *testing.T) { g.in(t).cut(c) }) {
-			t.Fatalf("repeat it with WHERRY_POWER_SEED=%d WHERRY_POWER_FIRST=%d WHERRY_POWER_CUTS=%d", seed, i, i+1)
+	seed := setting(t, "WHERRY_POWER_SEED", uint64(time.Now().Unix()/86400))
+	first, cuts := setting(t, "WHERRY_POWER_FIRST", 0), setting(t, "WHERRY_POWER_CUTS", sample)
+	t.Run("cuts", func(t *testing.T) {
+		g := g.in(t)
+		scenes := g.scenes(cuts > sample)
+		if cuts > sample {
+			for _, s := range scenes {
+				g.readAll(seed, s)
+			}
 		}
+		for i := first; i < cuts; i++ {
+			g.cutOne(newCut(seed, i, scenes, cuts > sample), cuts)
+		}
+	})
+}
+
+// cutOne makes a cut a subtest, which says how to have it again.
+func (g *rig) cutOne(c cut, cuts uint64) {
+	again := fmt.Sprintf("WHERRY_POWER_SEED=%d WHERRY_POWER_FIRST=%d WHERRY_POWER_CUTS=%d", c.seed, c.number, cuts)
+	name := fmt.Sprintf("%d of %d", c.number, cuts)
+	if !g.t.Run(name, func(t *testing.T) { g.in(t).cut(c) }) {
+		g.t.Logf("the seed that failed: %s", again)
 	}
-	g.off()
 }
 
 // setting is a number of the environment.
@@ -78,22 +92,27 @@ func setting(t *testing.T, name string, otherwise uint64) uint64 {
 // rig is the machine, its user and its repository.
 type rig struct {
 	*vmtest.User
-	t    *testing.T
-	m    *vmtest.Machine
-	p    *fixture.Publisher
-	disk *torndisk.Disk
-	web  *server
-	base fixture.Release // that variants are made of
+	t     *testing.T
+	m     *vmtest.Machine
+	p     *fixture.Publisher
+	disk  *torndisk.Disk
+	flash *torndisk.Disk // what the firmware remembers
+	web   *server
+	base  fixture.Release // that variants are made of
+	// published are the sums of the OS files, by version.
+	published map[string]string
+	// The first boot.
+	birth *torndisk.Journal
+	born  []torndisk.Event
 	*progress
 }
 
 // progress is what goes on from subtest to subtest.
 type progress struct {
-	running  string // the release that is to run
-	minor    int
-	tally    int   // what the container has counted
-	boot     int64 // bytes of the boot partition that no OS file takes
-	measured map[phase]mark
+	running string // the release that is to run
+	minor   int
+	tally   int   // what the container has counted
+	boot    int64 // bytes of the boot partition that no OS file takes
 }
 
 // in is the rig in a subtest, which then is the one that fails.
@@ -104,30 +123,41 @@ func (g *rig) in(t *testing.T) *rig {
 }
 
 func newRig(t *testing.T) *rig {
-	g := &rig{User: vmtest.NewUser(t), t: t, p: fixture.NewPublisher(t), progress: &progress{running: firstRelease}}
+	g := &rig{User: vmtest.NewUser(t), t: t, p: fixture.NewPublisher(t), published: map[string]string{}, progress: &progress{running: firstRelease}}
 	g.web = serve(t, g.p.Addr)
 	g.build()
 	g.m = vmtest.New(t, vmtest.Options{
 		DiskImage: g.base.File("wherry.raw"), DiskBytes: disk.Bytes + 512<<20,
 		Config: g.Config("updates:", "  url: "+g.web.guest, "  channel: alpha", "  mode: manual", ""),
 	})
-	var err error
-	if g.disk, err = torndisk.Serve(filepath.Join(g.m.VM().Dir(), "state.img")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		g.m.Kill() // before its disk goes
-		if err := g.disk.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	g.m.Configure(func(o *vmtest.Options) { o.Args = g.disk.Arguments("state") })
+	g.disk, g.flash = g.serve("state.img", torndisk.Serve), g.serve("firmware.fd", torndisk.ServeFlash)
+	g.birth = g.record()
 	g.start()
+	var err error
+	if g.born, err = g.birth.End(); err != nil {
+		g.t.Fatal(err)
+	}
 	g.Run("load", "-i", fixture.Archive(t, "localhost/tools:1", fixture.Toybox(t)))
 	g.Run("run", "-d", "--name", "work", "--restart", "always", "-v", "data:/data", "localhost/tools:1", "sleep", "inf")
 	g.work()
 	g.boot = g.outsideOfSlots(g.status())
 	return g
+}
+
+// serve serves one of the machine's files, and ends the machine before that.
+func (g *rig) serve(name string, how func(string) (*torndisk.Disk, error)) *torndisk.Disk {
+	g.t.Helper()
+	d, err := how(filepath.Join(g.m.VM().Dir(), name))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		g.m.Kill()
+		if err := d.Close(); err != nil {
+			g.t.Error(err)
+		}
+	})
+	return d
 }
 
 // build makes the first release: without keys for Secure Boot, whose checks cost time at each boot.
@@ -141,15 +171,26 @@ func (g *rig) build() {
 		g.t.Fatal(err)
 	}
 	g.p.Publish(g.base)
+	g.sum(g.base)
 }
 
-// release publishes the next one.
-func (g *rig) release() string {
+// sum remembers what a release's OS file is.
+func (g *rig) sum(r fixture.Release) {
+	g.t.Helper()
+	data, err := os.ReadFile(r.File("wherry.efi"))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.published[r.Version] = fmt.Sprintf("%x", sha256.Sum256(data))
+}
+
+// release publishes the next one. Without deltas there is more to cut, and to send wrongly.
+func (g *rig) release(deltas string) string {
 	g.t.Helper()
 	g.minor++
 	r := g.p.Variant(g.base, fmt.Sprintf("1.%d.0", g.minor), fixture.Change{})
-	// Whole files: there is more to cut, and to send wrongly.
-	g.p.Wherry("publish", r.Dir, "--deltas", "none")
+	g.sum(r)
+	g.p.Wherry("publish", r.Dir, "--deltas", deltas)
 	if err := os.RemoveAll(r.Dir); err != nil { // the repository has it
 		g.t.Fatal(err)
 	}
@@ -158,38 +199,38 @@ func (g *rig) release() string {
 
 func (g *rig) start() {
 	g.t.Helper()
+	g.m.Configure(func(o *vmtest.Options) { o.Args = append(g.disk.Arguments("state"), g.flash.Arguments("variables")...) })
 	if err := g.m.TryStart(); err != nil {
 		g.t.Fatalf("start the machine: %v", err)
 	}
 	g.Knows(g.m)
 }
 
-// off ends the machine in order, and has others look at its disk.
-func (g *rig) off() {
-	g.t.Helper()
-	g.m.Stop()
-	part := filepath.Join(g.t.TempDir(), "esp")
-	run(g.t, "dd", "if="+g.file(), "of="+part, "bs=1M", "skip=1", fmt.Sprintf("count=%d", disk.Bytes>>20-2), "conv=sparse", "status=none")
-	run(g.t, "fsck.fat", "-n", part)
-}
-
-// file is what the disk's contents are in.
-func (g *rig) file() string { return filepath.Join(g.m.VM().Dir(), "state.img") }
-
 // work has the container count on: nothing that it was told to be safe may be lost.
 func (g *rig) work() {
 	g.t.Helper()
 	var said string
-	g.await("the container works", func() error {
-		r := g.Try("exec", "work", "/toybox", "tally", "/data/tally")
-		if said = strings.TrimSpace(r.Stdout); r.Code != 0 {
-			return fmt.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
-		}
-		return nil
-	})
+	g.await("the container works", func() (err error) { said, err = g.count(); return err })
 	if g.tally++; said != strconv.Itoa(g.tally) {
 		g.t.Fatalf("the container's volume has %s, and it was told that %d is safe", said, g.tally-1)
 	}
+}
+
+// count is one number more.
+func (g *rig) count() (string, error) {
+	r := g.Try("exec", "work", "/toybox", "tally", "/data/tally")
+	if r.Code != 0 {
+		return "", fmt.Errorf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	return strings.TrimSpace(r.Stdout), nil
+}
+
+// offered is nil when the machine knows of the release: its clock may be a moment behind.
+func (g *rig) offered(version string) error {
+	if r := g.Try("machine", "update", "check"); !strings.Contains(r.Stdout, version) {
+		return fmt.Errorf("%+v", r)
+	}
+	return nil
 }
 
 // update is what `update status -o json` tells.
@@ -215,6 +256,9 @@ func (u update) running() string {
 	return ""
 }
 
+// busy tells whether the machine is about to do something by itself.
+func (u update) busy() bool { return u.Phase != "idle" && u.Phase != "staged" }
+
 // status asks until the machine answers: it may be about to restart.
 func (g *rig) status() (u update) {
 	g.t.Helper()
@@ -234,7 +278,7 @@ func (g *rig) status() (u update) {
 
 func (g *rig) await(what string, ok func() error) {
 	g.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Second) { // each question costs the machine time
 		err := ok()
 		if err == nil {
 			return
@@ -248,7 +292,7 @@ func (g *rig) await(what string, ok func() error) {
 // clean wants an update that ended well, and no traces of how it came to that.
 func (g *rig) clean(version string) {
 	g.t.Helper()
-	u := g.status()
+	u := g.settled() // it looks into the repository by itself, too
 	if u.Phase != "idle" || u.running() != version || u.Last.To != version || u.Last.State != "committed" || len(u.Avoided) > 0 {
 		g.t.Errorf("the update to %s did not end well: %+v", version, u)
 	}
@@ -266,9 +310,11 @@ func (g *rig) clean(version string) {
 	g.running = version
 }
 
-func run(t *testing.T, name string, args ...string) {
+func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
+	return string(out)
 }

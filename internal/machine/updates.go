@@ -59,9 +59,9 @@ func (p *parts) startUpdates(ctx context.Context) error {
 }
 
 // lookAtSticks looks at USB sticks when their drivers are there.
-func (p *parts) lookAtSticks(ctx context.Context, use func(file string)) error {
+func (p *parts) lookAtSticks(ctx context.Context, use func(file string), wrong func(error)) error {
 	<-settled(ctx)
-	return update.Sticks{Dir: filepath.Join(runDir, "stick"), Load: p.modules.Load}.Look(ctx, use)
+	return update.Sticks{Dir: filepath.Join(runDir, "stick"), Load: p.modules.Load}.Look(ctx, use, wrong)
 }
 
 // updateGrace is how long a write to the boot partition may hold the shutdown up.

@@ -55,9 +55,9 @@ type Sticks struct {
 	Sys  string // instead of /sys
 }
 
-// Look calls use with each *.wherry file in the topmost folder of a removable disk's partitions. Its
-// error tells of each place that could not be looked at; the others are all the same.
-func (s Sticks) Look(ctx context.Context, use func(file string)) error {
+// Look calls use with each *.wherry file in the topmost folder of a removable disk's partitions, and
+// wrong for each place that could not be looked at as it should be; it goes on with the next.
+func (s Sticks) Look(ctx context.Context, use func(file string), wrong func(error)) error {
 	s.await(ctx)
 	disks, err := block.Lister{}.List()
 	if err != nil {
@@ -74,9 +74,11 @@ func (s Sticks) Look(ctx context.Context, use func(file string)) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		err = errors.Join(err, s.place(p, use))
+		if err := s.place(p, use); err != nil {
+			wrong(fmt.Errorf("the USB stick %s: %w", filepath.Base(p), err))
+		}
 	}
-	return err
+	return nil
 }
 
 // await waits until what is plugged in has shown its disk.
@@ -125,24 +127,17 @@ func removable(disks []block.Disk) (paths []string) {
 func (s Sticks) place(device string, use func(file string)) error {
 	holds, err := content(device)
 	if err != nil || holds == "empty" {
-		return wrong(device, err)
+		return err
 	}
 	if !s.mount(device) {
-		return wrong(device, fmt.Errorf("it holds %s, and no FAT, exFAT or ext4 that can be read", holds))
+		return fmt.Errorf("it holds %s that cannot be read: bundles are looked for on FAT, exFAT and ext4", holds)
 	}
 	defer mount.Undo(s.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	files, err := bundlesIn(s.Dir)
 	for _, f := range files {
 		use(f)
 	}
-	return wrong(device, err)
-}
-
-func wrong(device string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("the USB stick %s: %w", filepath.Base(device), err)
+	return err
 }
 
 // content is what a disk or partition holds, as package block names it.
@@ -209,7 +204,7 @@ func (u *Updater) fromSticks(ctx context.Context) {
 	if u.o.Sticks == nil || !automatic || u.current().under() {
 		return
 	}
-	err := u.o.Sticks(ctx, func(file string) {
+	use := func(file string) {
 		name := filepath.Base(file)
 		j, err := u.begin(Stick, "USB stick", nil)
 		if err == nil {
@@ -220,12 +215,6 @@ func (u *Updater) fromSticks(ctx context.Context) {
 			u.o.Log.Info("update: a bundle on a USB stick", "file", name, "error", err)
 			u.o.Console("update", firstLine(fmt.Sprintf("%s on the USB stick: %v", bounded(name, 60), err)))
 		}
-	})
-	if err == nil || ctx.Err() != nil {
-		return
 	}
-	u.warn("", err)
-	for line := range strings.Lines(err.Error()) {
-		u.o.Console("update", firstLine(line))
-	}
+	u.warn("", u.o.Sticks(ctx, use, func(err error) { u.warn("", err) })) // the console shows warnings
 }

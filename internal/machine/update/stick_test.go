@@ -121,13 +121,19 @@ func TestFromSticks(t *testing.T) {
 		{config.UpdatesAutomatic, "torn.wherry", "torn.wherry on the USB stick: read bundle: .* is cut off", nil},
 		{config.UpdatesAutomatic, "large.wherry", "a bundle of 10737418240 bytes: the limit is 2147483648", nil},
 		{config.UpdatesManual, "1.1.0.wherry", "", nil},
-		{config.UpdatesAutomatic, "1.1.0.wherry", "it has a thousand files", errors.New("it has a thousand files")},
+		{config.UpdatesAutomatic, "1.1.0.wherry", "", errors.New("it has a thousand files")},
 	} {
 		w := repo.world("1.0.0")
 		w.config = config.Updates{Mode: c.mode}
 		w.start()
 		if err := w.life(func(u *Updater) error {
-			u.o.Sticks = func(_ context.Context, use func(string)) error { use(filepath.Join(dir, c.file)); return c.err }
+			u.o.Sticks = func(_ context.Context, use func(string), wrong func(error)) error {
+				if c.err != nil {
+					wrong(c.err)
+				}
+				use(filepath.Join(dir, c.file))
+				return nil
+			}
 			u.fromSticks(t.Context())
 			return nil
 		}); err != nil {

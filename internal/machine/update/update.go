@@ -91,8 +91,8 @@ type Options struct {
 	Event func(action, version, message string)
 	// Console prints a line for people at the screen.
 	Console func(what, how string)
-	// Sticks calls use with each bundle on a removable disk. Nil: nobody looks.
-	Sticks func(ctx context.Context, use func(file string)) error
+	// Sticks calls use with each bundle on a removable disk, and wrong with what is amiss with one. Nil: nobody looks.
+	Sticks func(ctx context.Context, use func(file string), wrong func(error)) error
 
 	Now    func() time.Time // nil: time.Now
 	Limits *release.Limits  // nil: the default

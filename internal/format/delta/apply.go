@@ -51,6 +51,7 @@ type applier struct {
 	plain  int64 // bytes of the plain file so far
 	buffer []byte
 	second []byte // for what is added to buffer
+	chosen
 }
 
 // chunk is how much is held in memory at once. Predictions see no further than
@@ -124,7 +125,7 @@ func (a *applier) add(b []byte) error {
 }
 
 func (a *applier) unpack() error {
-	for _, p := range a.recipe.Unpack {
+	for i, p := range a.recipe.Unpack {
 		var err error
 		switch p.Kind {
 		case Frame:
@@ -133,6 +134,8 @@ func (a *applier) unpack() error {
 			err = a.each(a.Old, Range{p.Offset, p.Bytes}, a.add)
 		case Repeated:
 			err = a.each(a.Scratch, Range{p.Offset, p.Bytes}, a.add)
+		case Large:
+			err = a.unpackLarge(i, p)
 		}
 		if err != nil {
 			return fmt.Errorf("unpack the old file at byte %d: %w", p.Offset, err)
@@ -200,6 +203,7 @@ func (a *applier) makeObjects() error {
 		if err == nil {
 			err = a.makeObject(o, controls, in[streamDifference], in[streamExtra])
 		}
+		a.keep(i, controls)
 		if err != nil {
 			return fmt.Errorf("object %d: %w", i, err)
 		}
@@ -282,6 +286,8 @@ func (a *applier) build() error {
 			err = a.each(a.Scratch, s.Range, write)
 		case Packed:
 			err = a.pack(s, write)
+		case Chosen:
+			err = a.choose(s, write)
 		}
 		if err != nil {
 			return fmt.Errorf("build the new file, step %d: %w", i, err)

@@ -17,10 +17,11 @@
 //  3. The new file is put together from ranges of the old file, ranges of the plain
 //     file, and ranges packed again by the same compressor that made the new
 //     file. The publisher has tried each of these; what does not come out
-//     equal is in the delta as it is.
+//     equal is in the delta as it is. A frame that no machine has the memory to pack again (the kernel)
+//     is written by its compressor's choices, which the delta tells (package choices).
 //
-// The bytes: magic, header, and the four streams recipe, control, difference
-// and extra, each in LZMA. All numbers are varints.
+// The bytes: magic, header, and the streams recipe, control, difference
+// and extra, each in LZMA, and choices, which are packed already. All numbers are varints.
 //
 // Apply trusts nothing in a delta: every length has a bound, from Limits or from
 // the header that was checked against them; there is no way to make it
@@ -39,7 +40,7 @@ import (
 )
 
 // magic carries the format's number.
-const magic = "wherry delta 1\n"
+const magic = "wherry delta 2\n"
 
 // What can be wrong. Errors wrap one of these.
 var (
@@ -64,7 +65,8 @@ const (
 	maxHeader   = 1 << 10
 	maxCodec    = 64
 	maxRecipe   = 4 << 20
-	maxFrame    = 16 << 20 // content or packed bytes of one frame
+	maxFrame    = 16 << 20  // content or packed bytes of one frame
+	maxLarge    = 256 << 20 // the same of a frame that is written by choices
 	maxObject   = 1 << 30
 	MaxControls = 1 << 19 // entries for one object
 	maxList     = 1 << 16 // pieces, objects, operations
@@ -79,6 +81,7 @@ const (
 	streamControl
 	streamDifference
 	streamExtra
+	streamChoices
 	streamCount
 )
 

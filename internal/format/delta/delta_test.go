@@ -168,6 +168,41 @@ func TestEveryByteCounts(t *testing.T) {
 	}
 }
 
+// TestChosenRefused: a step that writes a frame by choices names an object made from all of the
+// old frame's content, once.
+func TestChosenRefused(t *testing.T) {
+	base := func() Recipe {
+		return Recipe{
+			Unpack:  []Piece{{Kind: Large, Bytes: 10, Plain: 100, Records: 2}},
+			Objects: []Object{{Bytes: 50, Old: Range{0, 100}, Controls: 1}},
+			Build:   []Step{{Kind: Chosen, Range: Range{Bytes: 20}, Choices: 5}},
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*Recipe)
+		want   error
+	}{
+		"as it should be":         {func(*Recipe) {}, nil},
+		"no such object":          {func(r *Recipe) { r.Build[0].Object = 1 }, ErrFormat},
+		"no such piece":           {func(r *Recipe) { r.Build[0].Piece = 1 }, ErrFormat},
+		"of a part":               {func(r *Recipe) { r.Objects[0].Old = Range{0, 99} }, ErrFormat},
+		"of something else":       {func(r *Recipe) { r.Unpack[0].Kind, r.Unpack[0].Plain = Stored, 0 }, ErrFormat},
+		"more content than there": {func(r *Recipe) { r.Unpack[0].Plain = maxLarge + 1 }, ErrFormat},
+	} {
+		r := base()
+		c.change(&r)
+		_, err := parseRecipe(r.encode(), Header{Old: File{Bytes: 10}, New: File{Bytes: 20}, Scratch: 100 + 16 + 50})
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	many := Recipe{Unpack: []Piece{{Kind: Large, Plain: maxLarge}}, Objects: []Object{{Bytes: maxLarge, Old: Range{0, maxLarge}, Controls: 1}}}
+	many.Build = []Step{{Kind: Chosen}, {Kind: Chosen}}
+	if _, err := parseRecipe(many.encode(), Header{Scratch: 2 * maxLarge}); !errors.Is(err, ErrFormat) {
+		t.Errorf("the same object twice: %v", err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	change := func(do func(*sample)) func() ([]byte, []byte) {
 		return func() ([]byte, []byte) {
@@ -223,11 +258,19 @@ func TestRecipe(t *testing.T) {
 		Old: []Segment{{0, 0x400000, 3000}, {3000, 0x600000, 2000}}, New: []Segment{{0, 0x400000, 4809}}, Blank: []Blank{{0x700000, 0x700100, 50}},
 		Rules: []Rule{{Kind: Code, Range: Range{0, 100}}, {Kind: Words, Range: Range{100, 100}},
 			{Kind: Table, Range: Range{200, 50}, Stride: 8, Limit: 99, OldBases: []int64{1}, NewBases: []int64{2}},
+			{Kind: Relative, Range: Range{250, 9}, Stride: 12}, {Kind: Halves, Range: Range{260, 9}, Stride: 4}, {Kind: Kernel, Range: Range{270, 9}},
+			{Kind: Missing, Range: Range{280, 9}, OldBases: []int64{-1}, NewBases: []int64{-2}}, {Kind: Ranks, Range: Range{290, 9}, OldBases: []int64{-3}, NewBases: []int64{4}},
 			{Kind: GoFunc, Range: Range{300, 100}, OldBases: []int64{1, 2, 3, 4, 5}, NewBases: []int64{6, 7, 8, 9, 10}}},
 	}
 	r, err := parseRecipe(s.recipe.encode(), s.header)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := range r.Unpack {
+		r.Unpack[i].at = 0 // where things lie in the plain file is not written
+	}
+	for i := range r.Objects {
+		r.Objects[i].at = 0
 	}
 	if got, want := fmt.Sprintf("%+v", *r), fmt.Sprintf("%+v", s.recipe); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

@@ -40,38 +40,50 @@ const (
 	Words  = 1 // addresses in aligned words of 8 bytes
 	Table  = 2 // 4-byte offsets from a base, one in each Stride bytes
 	GoFunc = 3 // Go's table of functions, see gofunc.go
+	// Linux's tables and code: 4-byte distances from the place itself, one in each Stride bytes; 4-byte
+	// addresses of which the upper half is all ones, one in each Stride bytes; Code with such addresses as operands;
+	// what is missing from a place to one before the base, in 4 bytes each; numbers of entries, 4 bytes each, of
+	// the table that begins at the base, in 3 bytes, highest first.
+	Relative = 4
+	Halves   = 5
+	Kernel   = 6
+	Missing  = 7
+	Ranks    = 8
 )
 
 // Rule tells of a range of the old object.
 type Rule struct {
 	Kind  int
 	Range // of the old object
-	// Table: the distance between two offsets, and the greatest that is one.
+	// Table, Relative, Halves: the distance between two offsets. Table: the greatest that is one.
 	Stride, Limit int64
-	// Table and GoFunc: what offsets count from, as addresses in both objects. A Table has one.
+	// Table, Missing, Ranks and GoFunc: what offsets count from, as addresses in both objects. GoFunc has several.
 	OldBases, NewBases []int64
 }
 
-const maxAddress = 1<<63 - 1
+// maxAddress is for either sign: a kernel's addresses are negative.
+const maxAddress = 1<<62 - 1
 
 func (p *Prediction) parse(w *wire, o Object) {
 	p.Old, p.New = w.segments(o.Old.Bytes), w.segments(o.Bytes)
 	for range w.number(maxRules) {
-		p.Blank = append(p.Blank, Blank{w.number(maxAddress), w.number(maxAddress), w.number(maxObject)})
+		p.Blank = append(p.Blank, Blank{w.signed(maxAddress), w.signed(maxAddress), w.number(maxObject)})
 	}
 	var last int64
 	for range w.number(maxRules) {
-		r := Rule{Kind: int(w.number(GoFunc))}
+		r := Rule{Kind: int(w.number(Ranks))}
 		r.Range = w.span(&last, o.Old.Bytes)
 		switch r.Kind {
 		case Table:
-			r.Stride, r.Limit = w.number(1<<10), w.number(maxObject)
+			r.parseStride(w)
+			r.Limit = w.number(maxObject)
 			r.parseBases(w, 1)
-			if r.Stride < 4 {
-				w.fail()
-			}
+		case Relative, Halves:
+			r.parseStride(w)
 		case GoFunc:
 			r.parseBases(w, goBases)
+		case Missing, Ranks:
+			r.parseBases(w, 1)
 		}
 		if w.err != nil {
 			return
@@ -80,17 +92,23 @@ func (p *Prediction) parse(w *wire, o Object) {
 	}
 }
 
+func (r *Rule) parseStride(w *wire) {
+	if r.Stride = w.number(1 << 10); r.Stride < 4 {
+		w.fail()
+	}
+}
+
 func (r *Rule) parseBases(w *wire, count int) {
 	for range count {
-		r.OldBases = append(r.OldBases, w.number(maxAddress))
-		r.NewBases = append(r.NewBases, w.number(maxAddress))
+		r.OldBases = append(r.OldBases, w.signed(maxAddress))
+		r.NewBases = append(r.NewBases, w.signed(maxAddress))
 	}
 }
 
 func (w *wire) segments(limit int64) (all []Segment) {
 	var last int64
 	for range w.number(maxRules) {
-		s := Segment{Address: w.number(maxAddress - maxObject)}
+		s := Segment{Address: w.signed(maxAddress)}
 		r := w.span(&last, limit)
 		s.Offset, s.Bytes = r.Offset, r.Bytes
 		if w.err != nil {
@@ -106,14 +124,14 @@ func (p Prediction) encode(e *encoder) {
 		e.number(int64(len(segments)))
 		var last int64
 		for _, s := range segments {
-			e.number(s.Address)
+			e.signed(s.Address)
 			e.span(&last, Range{s.Offset, s.Bytes})
 		}
 	}
 	e.number(int64(len(p.Blank)))
 	for _, b := range p.Blank {
-		e.number(b.Old)
-		e.number(b.New)
+		e.signed(b.Old)
+		e.signed(b.New)
 		e.number(b.Bytes)
 	}
 	e.number(int64(len(p.Rules)))
@@ -121,13 +139,15 @@ func (p Prediction) encode(e *encoder) {
 	for _, r := range p.Rules {
 		e.number(int64(r.Kind))
 		e.span(&last, r.Range)
-		if r.Kind == Table {
+		if r.Kind == Table || r.Kind == Relative || r.Kind == Halves {
 			e.number(r.Stride)
+		}
+		if r.Kind == Table {
 			e.number(r.Limit)
 		}
 		for i := range r.OldBases { // other kinds have none
-			e.number(r.OldBases[i])
-			e.number(r.NewBases[i])
+			e.signed(r.OldBases[i])
+			e.signed(r.NewBases[i])
 		}
 	}
 }
@@ -260,14 +280,22 @@ func (p *Predictor) correct(b []byte, old, to int64) {
 		}
 		part := b[from-old : end-old]
 		switch r.Kind {
-		case Code:
-			p.correctCode(part, from, to+from-old)
+		case Code, Kernel:
+			p.correctCode(part, from, to+from-old, r.Kind == Kernel)
 		case Words:
 			p.correctWords(part, from)
 		case Table:
 			p.correctTable(part, from, r)
 		case GoFunc:
 			p.correctSites(part, from)
+		case Relative:
+			p.correctRelative(part, from, to+from-old, r)
+		case Halves:
+			p.correctHalves(part, from, r)
+		case Missing:
+			p.correctMissing(part, from, r)
+		case Ranks:
+			p.correctRanks(part, from, r)
 		}
 	}
 }
@@ -276,13 +304,17 @@ var little = binary.LittleEndian
 
 // correctCode goes over machine code by its bytes, not by instructions: what
 // looks like an address within the program is one, often enough.
-func (p *Predictor) correctCode(b []byte, old, to int64) {
+func (p *Predictor) correctCode(b []byte, old, to int64, kernel bool) {
 	here, ok1 := addressOf(p.Old, old)
 	there, ok2 := addressOf(p.New, to)
 	if !ok1 || !ok2 {
 		return
 	}
 	for i := 0; i+5 <= len(b); i++ {
+		if kernel && p.correctHalf(b[i+1:]) {
+			i += 4
+			continue
+		}
 		if !relative(b, i) {
 			continue
 		}
@@ -327,7 +359,7 @@ var operations = func() (all [256]bool) {
 func (p *Predictor) correctWords(b []byte, old int64) {
 	for i := int(-old & 7); i+8 <= len(b); i += 8 {
 		v := little.Uint64(b[i:])
-		if v == 0 || v > maxAddress {
+		if v == 0 {
 			continue
 		}
 		if a, ok := p.moved(int64(v)); ok {
@@ -337,11 +369,7 @@ func (p *Predictor) correctWords(b []byte, old int64) {
 }
 
 func (p *Predictor) correctTable(b []byte, old int64, r Rule) {
-	first := old - r.Offset
-	if late := first % r.Stride; late != 0 {
-		first += r.Stride - late
-	}
-	for i := first + r.Offset - old; i+4 <= int64(len(b)); i += r.Stride {
+	for i := r.first(old); i+4 <= int64(len(b)); i += r.Stride {
 		if int64(little.Uint32(b[i:])) <= r.Limit {
 			p.correctOffset(b[i:], r.OldBases[0], r.NewBases[0])
 		}

@@ -36,6 +36,9 @@ func unhex(t *testing.T, s string) []byte {
 func TestPredictions(t *testing.T) {
 	code := Rule{Kind: Code, Range: Range{0, 1000}}
 	words := Rule{Kind: Words, Range: Range{0, 1000}}
+	relative := Rule{Kind: Relative, Range: Range{4, 1000}, Stride: 12}
+	missing := Rule{Kind: Missing, Range: Range{4, 1000}, OldBases: []int64{0x1000}, NewBases: []int64{0x1000}}
+	ranks := Rule{Kind: Ranks, Range: Range{4, 1000}, OldBases: []int64{0x1004}, NewBases: []int64{0x1004}}
 	table := Rule{Kind: Table, Range: Range{4, 1000}, Stride: 8, Limit: 0x300, OldBases: []int64{0x1000}, NewBases: []int64{0x1000}}
 	for name, c := range map[string]struct {
 		rule      Rule
@@ -58,6 +61,11 @@ func TestPredictions(t *testing.T) {
 		"offset of a table":           {table, 4, 4, "6400000064000000", "7800000064000000"},
 		"offset later in the table":   {table, 8, 8, "6400000064000000", "6400000078000000"},
 		"offset beyond what is one":   {table, 4, 4, "0103000000000000", "0103000000000000"},
+		"distance from its place":     {relative, 16, 16, "6000000060000000", "7400000060000000"},
+		"distance that moved as well": {relative, 100, 120, "6000000060000000", "6000000060000000"},
+		"missing to what moved":       {missing, 4, 4, "9bffffff64000000", "87ffffff64000000"},
+		"missing to what stayed":      {missing, 4, 4, "efffffff", "efffffff"},
+		"number of an entry":          {ranks, 4, 4, "000019000002", "00001e000002"},
 		"outside of the rule's range": {table, 0, 0, "64000000", "64000000"},
 	} {
 		b := unhex(t, c.old)
@@ -88,21 +96,22 @@ func TestMoves(t *testing.T) {
 
 // FuzzPredictor: no rule makes the correction fail, and what Add made Apply takes back.
 func FuzzPredictor(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x81 a kernel's words, which are negative, and long enough to be a run"), uint8(Kernel), int64(-0x7f000000), int64(7), int64(3))
 	f.Add([]byte("\xe8\x00\x01\x00\x00some old bytes that are long enough to be a run of them"), uint8(0), int64(0x1000), int64(7), int64(3))
 	f.Fuzz(func(t *testing.T, old []byte, kind uint8, address, base, at int64) {
 		if len(old) < 8 || len(old) > 1<<16 {
 			return
 		}
 		n := int64(len(old))
-		r := Rule{Kind: int(kind % 4), Range: Range{max(0, at) % n, 0}, Stride: 4, Limit: maxObject}
+		r := Rule{Kind: int(kind % (Ranks + 1)), Range: Range{max(0, at) % n, 0}, Stride: 4, Limit: maxObject}
 		r.Bytes = n - r.Offset
-		for i := range map[int]int64{Table: 1, GoFunc: goBases}[r.Kind] {
-			r.OldBases, r.NewBases = append(r.OldBases, max(0, base)), append(r.NewBases, max(0, base)/2+i)
+		for i := range map[int]int64{Table: 1, GoFunc: goBases, Missing: 1, Ranks: 1}[r.Kind] {
+			r.OldBases, r.NewBases = append(r.OldBases, base/4), append(r.NewBases, base/8+i)
 		}
 		if r.Kind != Table {
-			r.Stride, r.Limit = 0, 0
+			r.Limit = 0
 		}
-		address = max(0, min(address, maxAddress-maxObject))
+		address = max(-maxAddress, min(address, maxAddress))
 		p := Prediction{Old: []Segment{{0, address, n}}, New: []Segment{{0, address, n}}, Rules: []Rule{r}}
 		controls := []Control{{Copy: n / 2, Extra: 3}, {Copy: n - n/2}}
 		data := append(bytes.Clone(old[:n/2]), append([]byte("new"), old[n/2:]...)...)

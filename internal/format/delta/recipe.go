@@ -6,6 +6,8 @@ package delta
 import (
 	"encoding/binary"
 	"fmt"
+
+	"wherry.example/wherry/internal/format/choices"
 )
 
 // Recipe is how the new file comes about. Offsets of the plain file count from
@@ -21,6 +23,7 @@ const (
 	Stored   = 0 // a range of the old file as it is
 	Frame    = 1 // a compressed frame of the old file
 	Repeated = 2 // a range of the plain file once more
+	Large    = 3 // a frame of the old file, and behind its content how it was packed
 )
 
 // Piece is appended to the plain file.
@@ -29,12 +32,19 @@ type Piece struct {
 	Offset int64
 	Bytes  int64 // at Offset
 	Plain  int64 // content of a Frame
+	// Records is how much there is to know of how a Large frame was packed.
+	Records int64
+
+	at int64 // in the plain file
 }
 
-// length is what the piece adds to the plain file.
-func (p Piece) length() int64 {
-	if p.Kind == Frame {
+// Length is what the piece adds to the plain file.
+func (p Piece) Length() int64 {
+	switch p.Kind {
+	case Frame:
 		return p.Plain
+	case Large:
+		return p.Plain + choices.RecordBytes*p.Records
 	}
 	return p.Bytes
 }
@@ -48,6 +58,8 @@ type Object struct {
 	Old      Range // of the plain file, before the object itself
 	Controls int
 	Prediction
+
+	at int64 // in the plain file
 }
 
 // Kinds of steps.
@@ -55,14 +67,18 @@ const (
 	Copied = 0 // a range of the old file
 	Plain  = 1 // a range of the plain file
 	Packed = 2 // ranges of the plain file, as one frame
+	Chosen = 3 // an object, as one frame that is written by choices
 )
 
 // Step appends to the new file.
 type Step struct {
 	Kind   int
-	Range  // of a Copied or Plain step; Bytes of a Packed one is the frame's length
+	Range  // of a Copied or Plain step; of the others Bytes is the frame's length
 	Ranges []Range
 	Parameters
+	// Of a Chosen step: the object, the Large piece that it was made from, and how many bytes of choices.
+	Object, Piece int
+	Choices       int64
 }
 
 // Parameters are those of the compressor. Logarithms that are zero are chosen by it.
@@ -101,7 +117,7 @@ func (w *wire) span(last *int64, limit int64) Range {
 func (r *Recipe) parseUnpack(w *wire, h Header) (plain int64) {
 	var old, again int64
 	for range w.number(maxList) {
-		p := Piece{Kind: int(w.number(Repeated))}
+		p := Piece{Kind: int(w.number(Large)), at: plain}
 		if p.Kind == Repeated {
 			s := w.span(&again, plain)
 			p.Offset, p.Bytes = s.Offset, s.Bytes
@@ -109,13 +125,8 @@ func (r *Recipe) parseUnpack(w *wire, h Header) (plain int64) {
 			s := w.span(&old, h.Old.Bytes)
 			p.Offset, p.Bytes = s.Offset, s.Bytes
 		}
-		if p.Kind == Frame {
-			p.Plain = w.number(maxFrame)
-			if p.Bytes > maxFrame {
-				w.fail()
-			}
-		}
-		if plain += p.length(); plain > h.Scratch {
+		p.parseFrame(w)
+		if plain += p.Length(); plain > h.Scratch {
 			w.fail()
 		}
 		if w.err != nil {
@@ -126,10 +137,24 @@ func (r *Recipe) parseUnpack(w *wire, h Header) (plain int64) {
 	return plain
 }
 
+// parseFrame reads what a compressed piece has beside its place.
+func (p *Piece) parseFrame(w *wire) {
+	switch p.Kind {
+	case Frame:
+		p.Plain = w.number(maxFrame)
+		if p.Bytes > maxFrame {
+			w.fail()
+		}
+	case Large:
+		p.Plain = w.number(maxLarge)
+		p.Records = w.number(maxLarge)
+	}
+}
+
 func (r *Recipe) parseObjects(w *wire, h Header, plain int64) int64 {
 	var last int64
 	for range w.number(maxList) {
-		o := Object{Bytes: w.number(maxObject), Controls: int(w.number(MaxControls))}
+		o := Object{Bytes: w.number(maxObject), Controls: int(w.number(MaxControls)), at: plain}
 		o.Old = w.span(&last, plain)
 		o.Prediction.parse(w, o)
 		if plain += o.Bytes; plain > h.Scratch {
@@ -144,9 +169,9 @@ func (r *Recipe) parseObjects(w *wire, h Header, plain int64) int64 {
 }
 
 func (r *Recipe) parseBuild(w *wire, h Header, plain int64) (built int64) {
-	var old, last int64
+	var old, last, large int64
 	for range w.number(maxList) {
-		s := Step{Kind: int(w.number(Packed))}
+		s := Step{Kind: int(w.number(Chosen))}
 		switch s.Kind {
 		case Copied:
 			s.Range = w.span(&old, h.Old.Bytes)
@@ -154,6 +179,10 @@ func (r *Recipe) parseBuild(w *wire, h Header, plain int64) (built int64) {
 			s.Range = w.span(&last, plain)
 		case Packed:
 			s.parsePacked(w, &last, plain)
+		case Chosen:
+			if large += s.parseChosen(w, r); large > maxLarge {
+				w.fail()
+			}
 		}
 		if built += s.Bytes; built > h.New.Bytes {
 			w.fail()
@@ -183,6 +212,22 @@ func (s *Step) parsePacked(w *wire, last *int64, plain int64) {
 	}
 }
 
+// parseChosen wants the object to be made from all of the piece's content, and
+// returns how large it is.
+func (s *Step) parseChosen(w *wire, r *Recipe) int64 {
+	s.Bytes, s.Choices = w.number(maxLarge), w.number(maxLarge)
+	s.Object, s.Piece = int(w.number(maxList)), int(w.number(maxList))
+	if w.err != nil || s.Object >= len(r.Objects) || s.Piece >= len(r.Unpack) {
+		w.fail()
+		return 0
+	}
+	o, p := r.Objects[s.Object], r.Unpack[s.Piece]
+	if p.Kind != Large || o.Old != (Range{p.at, p.Plain}) {
+		w.fail()
+	}
+	return o.Bytes
+}
+
 // encoder writes what wire reads.
 type encoder struct{ b []byte }
 
@@ -206,8 +251,11 @@ func (r *Recipe) encode() []byte {
 		} else {
 			e.span(&old, Range{p.Offset, p.Bytes})
 		}
-		if p.Kind == Frame {
+		if p.Kind == Frame || p.Kind == Large {
 			e.number(p.Plain)
+		}
+		if p.Kind == Large {
+			e.number(p.Records)
 		}
 	}
 	e.number(int64(len(r.Objects)))
@@ -238,6 +286,10 @@ func (e *encoder) steps(steps []Step) {
 			e.number(int64(len(s.Ranges)))
 			for _, r := range s.Ranges {
 				e.span(&last, r)
+			}
+		case Chosen:
+			for _, v := range []int64{s.Bytes, s.Choices, int64(s.Object), int64(s.Piece)} {
+				e.number(v)
 			}
 		}
 	}

@@ -19,11 +19,7 @@ const lzmaHeader = 13
 
 // open returns the content of a stream. It ends after what the header promised.
 func (h Header) open(delta io.ReaderAt, n int) (io.Reader, error) {
-	at := h.size
-	for _, s := range h.streams[:n] {
-		at += s.packed
-	}
-	s := h.streams[n]
+	at, s := h.place(n), h.streams[n]
 	if s.plain == 0 {
 		return eof{}, nil
 	}
@@ -41,6 +37,15 @@ func (h Header) open(delta io.ReaderAt, n int) (io.Reader, error) {
 		return nil, fmt.Errorf("%w: stream %d: %w", ErrFormat, n, err)
 	}
 	return bufio.NewReaderSize(io.LimitReader(r, s.plain), 64<<10), nil
+}
+
+// place is where a stream begins.
+func (h Header) place(n int) int64 {
+	at := h.size
+	for _, s := range h.streams[:n] {
+		at += s.packed
+	}
+	return at
 }
 
 type eof struct{}
@@ -73,14 +78,19 @@ func (w *writer) Write(b []byte) (int, error) {
 }
 
 // Streams are the contents of a delta beside its recipe.
-type Streams struct{ Control, Difference, Extra []byte }
+type Streams struct{ Control, Difference, Extra, Choices []byte }
 
 // Encode returns a delta. The header's streams are filled in.
 func Encode(h Header, r *Recipe, s Streams, compress Compress) ([]byte, error) {
 	var body []byte
-	for i, plain := range [streamCount][]byte{r.encode(), s.Control, s.Difference, s.Extra} {
+	for i, plain := range [streamCount][]byte{r.encode(), s.Control, s.Difference, s.Extra, s.Choices} {
 		h.streams[i] = stream{plain: int64(len(plain))}
 		if len(plain) == 0 {
+			continue
+		}
+		if i == streamChoices { // packed already
+			h.streams[i].packed = int64(len(plain))
+			body = append(body, plain...)
 			continue
 		}
 		packed, err := compress(plain)

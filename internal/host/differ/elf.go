@@ -42,12 +42,12 @@ func parseProgram(data []byte) *program {
 	}
 	p := &program{sections: map[string]*elf.Section{}}
 	for _, s := range f.Progs {
-		if s.Type == elf.PT_LOAD && s.Filesz > 0 && s.Off+s.Filesz <= uint64(len(data)) && s.Vaddr < 1<<62 {
+		if s.Type == elf.PT_LOAD && s.Filesz > 0 && s.Off+s.Filesz <= uint64(len(data)) && isAddress(s.Vaddr) {
 			p.segments = append(p.segments, delta.Segment{Offset: int64(s.Off), Address: int64(s.Vaddr), Bytes: int64(s.Filesz)})
 		}
 	}
 	for _, s := range f.Sections {
-		if s.Type == elf.SHT_NOBITS && s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_TLS == 0 && s.Addr < 1<<62 {
+		if s.Type == elf.SHT_NOBITS && s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_TLS == 0 && isAddress(s.Addr) {
 			p.blank = append(p.blank, s)
 		}
 		if s.Type == elf.SHT_NOBITS || s.Type == elf.SHT_NULL || s.FileSize == 0 || s.Offset+s.FileSize > uint64(len(data)) {
@@ -79,6 +79,9 @@ func (p *program) findModule(data []byte) {
 	}
 }
 
+// isAddress leaves out what a delta can't say. A kernel's addresses count as negative.
+func isAddress(a uint64) bool { return int64(a) < 1<<61 && int64(a) > -1<<61 }
+
 // predictionFor tells where addresses are in a program that was built anew.
 func predictionFor(old, data []byte) delta.Prediction {
 	o, n := parseProgram(old), parseProgram(data)
@@ -94,6 +97,10 @@ func predictionFor(old, data []byte) delta.Prediction {
 		}
 	}
 	add := func(r delta.Rule) { p.Rules = append(p.Rules, r) }
+	if o.isKernel() {
+		p.Rules = append(kernelRules(o, old), symbolRules(o, n, old, data)...)
+		return p
+	}
 	for _, s := range o.order {
 		at := delta.Range{Offset: int64(s.Offset), Bytes: int64(s.FileSize)}
 		switch {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"wherry.example/wherry/internal/format/choices"
 	"wherry.example/wherry/internal/format/delta"
 	"wherry.example/wherry/internal/format/pe"
 	"wherry.example/wherry/internal/format/squashfs"
@@ -36,6 +37,7 @@ type piece struct {
 	packed  bool
 	from    int // which parameters may have packed it: an index of packers
 	content []byte
+	parse   *choices.Parse // of one from packedKernel: how it was packed
 }
 
 // object is content with a name, which an older file has under the same name.
@@ -54,9 +56,11 @@ type owner struct {
 
 // Names of objects that are no files.
 const (
-	nameKernel = "section .linux"
-	nameEarly  = "early"
-	nameGaps   = "gaps"
+	nameKernel    = "section .linux"
+	namePayload   = "kernel's payload"
+	nameKernelEnd = "kernel behind its payload"
+	nameEarly     = "early"
+	nameGaps      = "gaps"
 )
 
 const (
@@ -79,7 +83,7 @@ func Open(data []byte) (*File, error) {
 		at := delta.Range{Offset: int64(s.Offset), Bytes: int64(min(s.Size, s.Stored))}
 		switch s.Name {
 		case ".linux":
-			f.whole(nameKernel, f.addPiece(piece{Range: at, content: data[at.Offset : at.Offset+at.Bytes]}))
+			f.openKernel(at)
 		case ".initrd":
 			err = errors.Join(err, f.openInitrd(at))
 		}

@@ -35,6 +35,7 @@ type Packer interface {
 const (
 	packedRoot = iota
 	packedEarly
+	packedKernel // by nothing that a machine could do: see kernel.go
 )
 
 var parameters = map[int]delta.Parameters{
@@ -61,7 +62,10 @@ type maker struct {
 	whole    map[int]int64 // old objects in one run: where in the plain file
 	made     map[int]int64 // new objects: where in the plain file
 	literals map[int]int64 // literal frames: where in the plain file
-	gaps     int64         // the gaps' object, in the plain file
+	large    map[int]int   // old pieces that hold a kernel's payload: which in the recipe
+	indices  map[int]int   // new objects: which in the recipe
+	controls map[int][]delta.Control
+	gaps     int64 // the gaps' object, in the plain file
 	recipe   delta.Recipe
 	streams  delta.Streams
 	plain    int64
@@ -75,7 +79,7 @@ func Make(ctx context.Context, old, data *File, o Options) ([]byte, error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	m := &maker{Options: o, ctx: ctx, old: old, new: data, literal: map[int]bool{}, placed: map[int]int64{}, whole: map[int]int64{}, made: map[int]int64{}, literals: map[int]int64{}, equal: map[int]bool{}}
+	m := &maker{Options: o, ctx: ctx, old: old, new: data, literal: map[int]bool{}, placed: map[int]int64{}, whole: map[int]int64{}, made: map[int]int64{}, literals: map[int]int64{}, equal: map[int]bool{}, large: map[int]int{}, indices: map[int]int{}, controls: map[int][]delta.Control{}}
 	for _, step := range []func() error{m.findCopies, m.tryPacking, m.placeOld, m.makeObjects, m.build} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("make a delta: %w", err)
@@ -113,6 +117,11 @@ func (m *maker) findCopies() error {
 
 // tryPacking packs the contents of changed frames.
 func (m *maker) tryPacking() error {
+	for i, p := range m.new.pieces {
+		if m.copies[i] < 0 && p.from == packedKernel {
+			m.literal[i] = !m.canChoose(i)
+		}
+	}
 	for _, from := range []int{packedRoot, packedEarly} {
 		var which []int
 		var contents [][]byte
@@ -218,9 +227,9 @@ func slice(o object, at, bytes int) (out []extent) {
 	return out
 }
 
-func (m *maker) unpack(p delta.Piece, bytes int64) {
+func (m *maker) unpack(p delta.Piece) {
 	m.recipe.Unpack = append(m.recipe.Unpack, p)
-	m.plain += bytes
+	m.plain += p.Length()
 }
 
 // place unpacks a piece of the old file.
@@ -230,11 +239,15 @@ func (m *maker) place(i int) {
 	}
 	p := m.old.pieces[i]
 	m.placed[i] = m.plain
-	kind := delta.Stored
-	if p.packed {
-		kind = delta.Frame
+	added := delta.Piece{Kind: delta.Stored, Offset: p.Offset, Bytes: p.Bytes, Plain: int64(len(p.content))}
+	switch {
+	case p.parse != nil:
+		added.Kind, added.Records = delta.Large, p.parse.Records()
+		m.large[i] = len(m.recipe.Unpack)
+	case p.packed:
+		added.Kind = delta.Frame
 	}
-	m.unpack(delta.Piece{Kind: kind, Offset: p.Offset, Bytes: p.Bytes, Plain: int64(len(p.content))}, int64(len(p.content)))
+	m.unpack(added)
 }
 
 func (m *maker) placeWhole(i int) {
@@ -245,7 +258,7 @@ func (m *maker) placeWhole(i int) {
 			m.place(e.piece)
 			continue
 		}
-		m.unpack(delta.Piece{Kind: delta.Repeated, Offset: at + int64(e.offset), Bytes: int64(e.bytes)}, int64(e.bytes))
+		m.unpack(delta.Piece{Kind: delta.Repeated, Offset: at + int64(e.offset), Bytes: int64(e.bytes)})
 	}
 }
 
@@ -254,7 +267,7 @@ func (m *maker) makeObjects() error {
 	// The old gaps end what is unpacked.
 	gaps := delta.Range{Offset: m.plain}
 	for _, g := range m.old.gaps() {
-		m.unpack(delta.Piece{Kind: delta.Stored, Offset: g.Offset, Bytes: g.Bytes}, g.Bytes)
+		m.unpack(delta.Piece{Kind: delta.Stored, Offset: g.Offset, Bytes: g.Bytes})
 		gaps.Bytes += g.Bytes
 	}
 	for _, p := range m.changed() {
@@ -265,7 +278,7 @@ func (m *maker) makeObjects() error {
 		}
 	}
 	m.gaps = m.plain
-	if err := m.addObject(gaps, m.old.gapContent(), m.new.gapContent()); err != nil {
+	if _, err := m.addObject(gaps, m.old.gapContent(), m.new.gapContent()); err != nil {
 		return err
 	}
 	for i, p := range m.new.pieces {
@@ -273,7 +286,7 @@ func (m *maker) makeObjects() error {
 			continue
 		}
 		m.literals[i] = m.plain
-		if err := m.addObject(delta.Range{}, nil, m.new.data[p.Offset:p.Offset+p.Bytes]); err != nil {
+		if _, err := m.addObject(delta.Range{}, nil, m.new.data[p.Offset:p.Offset+p.Bytes]); err != nil {
 			return err
 		}
 	}
@@ -289,25 +302,28 @@ func (m *maker) makeObject(i int) error {
 	}
 	o := m.new.objects[i]
 	data := m.new.content(o)
-	m.made[i] = m.plain
+	m.made[i], m.indices[i] = m.plain, len(m.recipe.Objects)
 	k, ok := m.counterpart(i)
 	if !ok {
 		m.Progress("new: " + o.name)
-		return m.addObject(delta.Range{}, nil, data)
+		_, err := m.addObject(delta.Range{}, nil, data)
+		return err
 	}
 	old := m.old.content(m.old.objects[k])
 	m.Progress("comparing " + o.name)
-	return m.addObject(delta.Range{Offset: m.whole[k], Bytes: int64(len(old))}, old, data)
+	controls, err := m.addObject(delta.Range{Offset: m.whole[k], Bytes: int64(len(old))}, old, data)
+	m.controls[i] = controls
+	return err
 }
 
 // addObject makes data out of old content, which lies at a range of the plain file.
-func (m *maker) addObject(at delta.Range, old, data []byte) error {
+func (m *maker) addObject(at delta.Range, old, data []byte) ([]delta.Control, error) {
 	if err := m.ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
 	controls := []delta.Control{{Extra: int64(len(data))}}
 	if len(old) > 0 {
-		controls = align(old, data)
+		controls = align(comparable(old, data))
 	}
 	if len(controls) > delta.MaxControls { // as good as nothing in common
 		controls = []delta.Control{{Extra: int64(len(data))}}
@@ -315,7 +331,7 @@ func (m *maker) addObject(at delta.Range, old, data []byte) error {
 	o := delta.Object{Bytes: int64(len(data)), Old: at, Controls: len(controls), Prediction: predictionFor(old, data)}
 	m.recipe.Objects = append(m.recipe.Objects, o)
 	m.plain += o.Bytes
-	return m.streams.Add(o.Prediction, controls, old, data)
+	return controls, m.streams.Add(o.Prediction, controls, old, data)
 }
 
 // build lists how the new file is put together.
@@ -333,6 +349,10 @@ func (m *maker) build() error {
 			m.step(delta.Step{Kind: delta.Copied, Range: delta.Range{Offset: m.copies[i], Bytes: p.Bytes}})
 		case m.literal[i]:
 			m.step(delta.Step{Kind: delta.Plain, Range: delta.Range{Offset: m.literals[i], Bytes: p.Bytes}})
+		case p.from == packedKernel:
+			if err := m.choose(i); err != nil {
+				return err
+			}
 		case p.packed:
 			m.step(delta.Step{Kind: delta.Packed, Range: delta.Range{Bytes: p.Bytes}, Parameters: parameters[p.from], Ranges: m.ranges(i)})
 		default:
@@ -350,7 +370,7 @@ func (m *maker) build() error {
 
 // step appends to the recipe. What goes on where the step before ended is one with it.
 func (m *maker) step(s delta.Step) {
-	if n := len(m.recipe.Build); n > 0 && s.Kind != delta.Packed {
+	if n := len(m.recipe.Build); n > 0 && (s.Kind == delta.Copied || s.Kind == delta.Plain) {
 		if last := &m.recipe.Build[n-1]; last.Kind == s.Kind && last.Offset+last.Bytes == s.Offset {
 			last.Bytes += s.Bytes
 			return

@@ -169,6 +169,32 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// TestKernel: a payload that no machine could pack again comes as its choices, and
+// one whose old counterpart is packed otherwise comes whole.
+func TestKernel(t *testing.T) {
+	content := words(21, 700_000)
+	files := map[string][]byte{"a": words(1, 9000)}
+	plain, old := osFile(t, content[:9000], nil, files), osFile(t, bootable(t, content), nil, files)
+	data := osFile(t, bootable(t, changed(changed(content))), nil, files)
+	for name, c := range map[string]struct {
+		old         []byte
+		least, most int
+	}{"as before": {old, 0, 4500}, "nothing like it before": {plain, 100_000, len(data)}} {
+		d, err := Make(t.Context(), open(t, c.old), open(t, data), Options{Packer: theProgram(t), Compress: XZ})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := theProgram(t).Apply(t.Context(), c.old, data, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s: %d bytes of %d, %d MB of memory", name, len(d), len(data), v.Memory>>20)
+		if len(d) < c.least || len(d) > c.most {
+			t.Errorf("%s: the delta has %d bytes, and should have %d to %d", name, len(d), c.least, c.most)
+		}
+	}
+}
+
 // TestLiterals: a compressor that packs otherwise costs bytes, not truth.
 func TestLiterals(t *testing.T) {
 	base := map[string][]byte{"bin/big": words(1, 270_000)}

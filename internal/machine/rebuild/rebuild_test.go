@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"wherry.example/wherry/internal/format/choices"
 	"wherry.example/wherry/internal/format/delta"
 	"wherry.example/wherry/internal/libzstd"
 )
@@ -57,8 +58,30 @@ type world struct {
 	deltaFile, dst *os.File
 }
 
+// zstd packs with a window that no machine has the memory for, as kernels are packed.
+func zstd(t *testing.T, content []byte) []byte {
+	t.Helper()
+	cmd := exec.Command("zstd", "-q", "-c", "-3", "--long=27")
+	cmd.Stdin = bytes.NewReader(content)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// memory is a file in memory.
+type memory struct{ b []byte }
+
+func (m *memory) ReadAt(b []byte, at int64) (int, error) { return bytes.NewReader(m.b).ReadAt(b, at) }
+
+func (m *memory) WriteAt(b []byte, at int64) (int, error) {
+	m.b = append(m.b, make([]byte, max(0, int(at)+len(b)-len(m.b)))...)
+	return copy(m.b[at:], b), nil
+}
+
 // newWorld makes an OS file out of frames of content. The delta changes the last frame, and has
-// a large object too, which is not compressed.
+// a large one too, which is written by choices.
 func newWorld(t *testing.T, mebibytes int) *world {
 	t.Helper()
 	program, err := shim()
@@ -67,7 +90,7 @@ func newWorld(t *testing.T, mebibytes int) *world {
 	}
 	r := rand.New(rand.NewPCG(1, 1))
 	large := make([]byte, mebibytes<<20)
-	for i := 0; i < len(large); i += 8 {
+	for i := 0; i < len(large); i += 32 {
 		large[i] = byte(r.Uint32())
 	}
 	small := bytes.Repeat([]byte("what runs now "), 3000)
@@ -79,18 +102,31 @@ func newWorld(t *testing.T, mebibytes int) *world {
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	w := &world{dir: t.TempDir(), old: slices.Concat(large, a), data: slices.Concat(large[100:], b)}
+	before, after := zstd(t, large), zstd(t, large[100:])
+	w := &world{dir: t.TempDir(), old: slices.Concat(before, a), data: slices.Concat(after, b)}
 	n, s := int64(len(large)), int64(len(small))
-	recipe := &delta.Recipe{
-		Unpack:  []delta.Piece{{Kind: delta.Frame, Offset: n, Bytes: int64(len(a)), Plain: s}, {Kind: delta.Stored, Bytes: n}},
-		Objects: []delta.Object{{Bytes: s + 8, Old: delta.Range{Bytes: s}, Controls: 1}, {Bytes: n - 100, Old: delta.Range{Offset: s, Bytes: n}, Controls: 2}},
-		Build: []delta.Step{{Kind: delta.Plain, Range: delta.Range{Offset: 2*s + n + 8, Bytes: n - 100}},
-			{Kind: delta.Packed, Range: delta.Range{Bytes: int64(len(b))}, Ranges: []delta.Range{{Offset: s + n, Bytes: s + 8}}, Parameters: p}},
+	controls := []delta.Control{{Seek: 100}, {Copy: n - 100}}
+	past := delta.Past(controls)
+	past.Old, past.New, past.OldBytes, past.NewBytes = bytes.NewReader(large), bytes.NewReader(large[100:]), n, n-100
+	if past.Parse, err = choices.Unpack(t.Context(), bytes.NewReader(before), choices.Room{File: &memory{}, Bytes: n, Records: n}); err != nil {
+		t.Fatal(err)
 	}
-	var streams delta.Streams
+	records := past.Parse.Records()
+	told, err := choices.Encode(t.Context(), bytes.NewReader(after), past)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := s + n + choices.RecordBytes*records // where the objects begin
+	recipe := &delta.Recipe{
+		Unpack:  []delta.Piece{{Kind: delta.Frame, Offset: int64(len(before)), Bytes: int64(len(a)), Plain: s}, {Kind: delta.Large, Bytes: int64(len(before)), Plain: n, Records: records}},
+		Objects: []delta.Object{{Bytes: s + 8, Old: delta.Range{Bytes: s}, Controls: 1}, {Bytes: n - 100, Old: delta.Range{Offset: s, Bytes: n}, Controls: 2}},
+		Build: []delta.Step{{Kind: delta.Chosen, Range: delta.Range{Bytes: int64(len(after))}, Object: 1, Piece: 1, Choices: int64(len(told))},
+			{Kind: delta.Packed, Range: delta.Range{Bytes: int64(len(b))}, Ranges: []delta.Range{{Offset: made, Bytes: s + 8}}, Parameters: p}},
+	}
+	streams := delta.Streams{Choices: told}
 	err = errors.Join(streams.Add(delta.Prediction{}, []delta.Control{{Copy: s, Extra: 8}}, small, changed),
-		streams.Add(delta.Prediction{}, []delta.Control{{Seek: 100}, {Copy: n - 100}}, large, large[100:]))
-	h := delta.Header{Old: describe(w.old), New: describe(w.data), Scratch: 2*s + 2*n + 8 - 100, Codec: codec.Name()}
+		streams.Add(delta.Prediction{}, controls, large, large[100:]))
+	h := delta.Header{Old: describe(w.old), New: describe(w.data), Scratch: made + s + 8 + n - 100, Codec: codec.Name()}
 	d, err2 := delta.Encode(h, recipe, streams, delta.LZMA)
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
@@ -219,7 +255,7 @@ func TestNewRemovesWhatWasLeft(t *testing.T) {
 }
 
 // TestMemory lets the kernel hold the child, page cache and all, to what it may have:
-// with files of 60 MB, more than which no OS file's parts are.
+// with a frame of 60 MB of content and two million matches, more than which no OS file's parts are.
 func TestMemory(t *testing.T) {
 	dir := boundedGroup(t)
 	w := newWorld(t, 60)

@@ -25,6 +25,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -256,8 +257,12 @@ func (u update) running() string {
 	return ""
 }
 
-// busy tells whether the machine is about to do something by itself.
-func (u update) busy() bool { return u.Phase != "idle" && u.Phase != "staged" }
+// busy tells whether the machine is about to do something by itself. Right after its start it
+// may not have said so yet; what it runs then is still on trial.
+func (u update) busy() bool {
+	trial := slices.ContainsFunc(u.Slots, func(s slot) bool { return s.Running && s.Trial })
+	return trial || u.Phase != "idle" && u.Phase != "staged"
+}
 
 // status asks until the machine answers: it may be about to restart.
 func (g *rig) status() (u update) {

@@ -45,6 +45,10 @@ func begin(verb, object string) {
 	step.empty()
 	step.add(verb)
 	step.add(object)
+	tell()
+}
+
+func tell() {
 	if told.debug {
 		say(notice, "wherry-early: ", &step, 0)
 	}
@@ -146,8 +150,10 @@ var path line
 // load loads a module, and gives its memory back. A kernel in lockdown takes it
 // only as it was signed, which costs the others 60 million instructions.
 func load(name *line) {
-	begin("load kernel module ", "")
+	step.empty()
+	step.add("load kernel module ")
 	step.addLine(name)
+	tell()
 	result := insert(name, "")
 	if err := errno(result); err == errPerm || err == errKeyRejected {
 		result = insert(name, signed)
@@ -189,11 +195,13 @@ func mountRoot() {
 	number := call(sysIoctl, control, loopGetFree, 0, 0, 0)
 	rootStage.must(number)
 	shut(control)
-	begin("attach "+rootImage+" to ", "/dev/loop")
-	step.number(number)
 	path.empty()
 	path.add("/dev/loop")
 	path.number(number)
+	step.empty()
+	step.add("attach " + rootImage + " to ")
+	step.addLine(&path)
+	tell()
 	device := open(path.zeroEnded(), readOnly)
 	rootStage.must(device)
 	rootStage.must(configure(device, image))

@@ -3,7 +3,8 @@
 
 // Package metal promises that an image with the kernel for real hardware boots
 // and works on a computer: SATA, an Intel network adapter, USB, a hardware
-// watchdog, and firmware that was put in by name.
+// watchdog, and firmware that was put in by name; and that a release that somebody
+// carries to it on a USB stick is taken, whatever else is on that stick.
 package metal
 
 import (
@@ -18,6 +19,7 @@ import (
 	"wherry.example/wherry/internal/host/deb"
 	"wherry.example/wherry/internal/host/image"
 	"wherry.example/wherry/internal/vmtest"
+	"wherry.example/wherry/internal/vmtest/fixture"
 )
 
 // firmware is what the driver of QEMU's old network adapter asks for when the
@@ -25,8 +27,11 @@ import (
 // too short, about which the driver complains as soon as it has it.
 const firmware = "e100/d102e_ucode.bin"
 
-// build builds the metal image, with a package of firmware that is already in the cache.
-func build(t *testing.T) string {
+// release1 is what the machine is made of.
+const release1 = "1.0.0"
+
+// build builds the metal image as a release of the publisher, with a package of firmware that is already in the cache.
+func build(t *testing.T, p *fixture.Publisher) fixture.Release {
 	t.Helper()
 	user, err := os.UserCacheDir()
 	if err != nil {
@@ -43,7 +48,8 @@ func build(t *testing.T) string {
 	}
 	makeFirmware(t, filepath.Join(cache, "firmware"))
 	r, err := image.Build(t.Context(), image.Options{
-		Kernel: "metal", Firmware: []string{"firmware-linux-free"}, Formats: []string{"raw"}, Output: t.TempDir(), Cache: cache,
+		Kernel: "metal", Firmware: []string{"firmware-linux-free"}, Formats: []string{"raw", "efi"}, Output: t.TempDir(), Cache: cache,
+		Version: release1, ReleaseRoot: p.Root(),
 		Progress: func(line string) { t.Log(line) },
 	})
 	if err != nil {
@@ -60,7 +66,7 @@ func build(t *testing.T) string {
 	for _, p := range m.Parts {
 		t.Logf("%s %.2f MB", p.Name, float64(p.Bytes)/1e6)
 	}
-	return filepath.Join(r.Dir, "wherry.raw")
+	return fixture.Release{Version: release1, Dir: r.Dir}
 }
 
 func makeFirmware(t *testing.T, dir string) {
@@ -92,30 +98,21 @@ func makeFirmware(t *testing.T, dir string) {
 	}
 }
 
-// stick makes an empty file that is a USB stick.
-func stick(t *testing.T) string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "stick")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(file, 256<<20); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
+// TestComputer starts the machine with a stick in it: what it is to be able to do
+// it shows in the release that it finds there.
 func TestComputer(t *testing.T) {
-	u := vmtest.NewUser(t)
+	u, p := vmtest.NewUser(t), fixture.NewPublisher(t)
+	first := build(t, p)
 	m := vmtest.Start(t, vmtest.Options{
-		DiskImage: build(t), PC: true, DiskBytes: 2 << 30, Config: u.Config(),
+		DiskImage: first.File("wherry.raw"), PC: true, DiskBytes: 2 << 30, Config: u.Config("updates: {mode: automatic}"),
 		Args: []string{
 			"-device", "qemu-xhci", "-device", "usb-kbd",
-			"-drive", "if=none,id=stick,format=raw,file=" + stick(t), "-device", "usb-storage,drive=stick,removable=on",
+			"-drive", "if=none,id=stick,format=raw,file=" + stick(t, bundle(t, p, first)), "-device", "usb-storage,drive=stick,removable=on",
 			"-netdev", "user,id=net1,net=10.9.0.0/24", "-device", "i82551,netdev=net1,romfile=",
 		},
 	})
 	u.Knows(m)
+	carried(t, m, u)
 	if m.Ready().State != "persistent" {
 		t.Errorf("the state is %s", m.Ready().State)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -26,7 +27,8 @@ type rig struct {
 	m *vmtest.Machine
 	p *fixture.Publisher
 	r *fixture.Registry
-	// next is the release that variants are made of; minor numbers them.
+	// next is the release that variants are made of, minor numbers them. What it is
+	// matters where a variant is to stay: its programs tell its version.
 	next  fixture.Release
 	minor *int
 	// used is the CPU time of those of the machine's lives that are over.
@@ -73,11 +75,21 @@ func (g *rig) cpu() time.Duration {
 	return *g.used + time.Duration(user+system)*tick
 }
 
+// stop switches the machine off in order.
+func (g *rig) stop() {
+	g.t.Helper()
+	*g.used = g.cpu()
+	g.m.Stop()
+}
+
 // nextVersion is newer than all before.
 func (g *rig) nextVersion() string {
 	*g.minor++
 	return fmt.Sprintf("1.%d.0", *g.minor)
 }
+
+// words is a check that fails where the kernel was told so.
+const words = "if grep -q wherry.test=mute /proc/cmdline; then echo the kernel says nothing; exit 1; fi; redis-cli ping"
 
 // document is the machine's configuration; limit is that of a trial.
 func (g *rig) document(limit string) []byte {
@@ -85,18 +97,8 @@ func (g *rig) document(limit string) []byte {
 		"registries:", "- {host: '"+g.r.Guest+"', plainHTTP: true}",
 		"updates:", "  url: "+g.p.Guest, "  channel: alpha", "  mode: manual", "  report: true",
 		"  trial:", "    limit: "+limit, "    checks:",
-		"    - {name: words, exec: {container: cache, command: [redis-cli, ping]}}",
+		"    - {name: words, exec: {container: cache, command: [sh, -c, '"+words+"']}}",
 		"")
-}
-
-// limit changes how long a trial may take.
-func (g *rig) limit(limit string) {
-	g.t.Helper()
-	file := filepath.Join(g.t.TempDir(), "config.yaml")
-	if err := os.WriteFile(file, g.document(limit), 0o600); err != nil {
-		g.t.Fatal(err)
-	}
-	g.Run("machine", "config", "apply", file)
 }
 
 // update is what `update status -o json` tells.
@@ -137,6 +139,15 @@ func (g *rig) status() update {
 	return u
 }
 
+func (u update) running() string {
+	for _, s := range u.Slots {
+		if s.Running {
+			return s.Version
+		}
+	}
+	return ""
+}
+
 // slots are the OS files, as in "1.1.0* 1.0.0": the running one has a star, a bad one a cross.
 func (u update) slots() string {
 	var out []string
@@ -155,7 +166,7 @@ func (u update) slots() string {
 
 func (g *rig) await(what string, ok func() error) {
 	g.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
 		err := ok()
 		if err == nil {
 			return
@@ -174,21 +185,25 @@ func (g *rig) match(what, text, pattern string) {
 	}
 }
 
-// work starts what the machine is for: two databases with data, and a
-// container that is not to come back.
+// work starts what the machine is for: a container with data, which is healthy unless
+// the kernel was told otherwise: a release can be bad for a container alone.
 func (g *rig) work() {
 	g.t.Helper()
-	g.runPostgres()
-	// A release can be bad for a container alone: this one is healthy unless the kernel was told otherwise.
-	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", "--health-interval", "2s", "--health-retries", "2",
+	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", "--health-interval", "3s", "--health-retries", "2",
 		"--health-cmd", "if grep -q wherry.test=sick /proc/cmdline; then echo the kernel makes me sick; exit 1; fi; redis-cli ping", g.r.Ref(fixture.Redis))
+	g.await("redis", func() error { return g.say("OK", "exec", "cache", "redis-cli", "set", "word", "wherry") })
+	g.await("redis is healthy", func() error { return g.contains("(healthy)", "ps") })
+}
+
+// databases adds one with rows, and a container that is not to come back.
+func (g *rig) databases() {
+	g.t.Helper()
+	g.runPostgres()
 	g.Run("run", "-d", "--name", "once", g.r.Ref(fixture.Tools), "sleep", "3600")
 	g.await("postgres", func() error { return g.sql("create table if not exists t (n int)", "CREATE TABLE") })
 	if err := g.sql("insert into t select generate_series(1, 1000)", "INSERT 0 1000"); err != nil {
 		g.t.Fatal(err)
 	}
-	g.await("redis", func() error { return g.say("OK", "exec", "cache", "redis-cli", "set", "word", "wherry") })
-	g.await("redis is healthy", func() error { return g.contains("(healthy)", "ps") })
 }
 
 func (g *rig) runPostgres() {
@@ -227,6 +242,47 @@ func (g *rig) works() {
 func (g *rig) rows() {
 	g.t.Helper()
 	g.await("postgres has its rows", func() error { return g.sql("select count(*), sum(n) from t", "1000|500500") })
+}
+
+// start makes the user know where the machine is after QEMU was started again.
+func (g *rig) start() {
+	g.t.Helper()
+	g.m.Start()
+	g.Knows(g.m)
+}
+
+// esp is the boot partition for mtools.
+func (g *rig) esp() string { return filepath.Join(g.m.VM().Dir(), "state.img") + "@@1M" }
+
+// mtools works on the boot partition of the machine, which is off.
+func (g *rig) mtools(name string, args ...string) string {
+	g.t.Helper()
+	out, err := exec.Command(name, append([]string{"-i", g.esp()}, args...)...).CombinedOutput()
+	if err != nil {
+		g.t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+// osFile is the name of a release's file on the boot partition, with its counter.
+func (g *rig) osFile(version string) string {
+	g.t.Helper()
+	list := g.mtools("mdir", "-b", "::/EFI/Linux")
+	m := regexp.MustCompile(`::/EFI/Linux/wherry_` + regexp.QuoteMeta(version) + `[^\s]*\.efi`).FindString(list)
+	if m == "" {
+		g.t.Fatalf("there is no file of %s:\n%s", version, list)
+	}
+	return m
+}
+
+// put writes a file over one of the boot partition.
+func (g *rig) put(data []byte, to string) {
+	g.t.Helper()
+	file := filepath.Join(g.t.TempDir(), "file")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		g.t.Fatal(err)
+	}
+	g.mtools("mcopy", "-D", "o", "-o", file, to)
 }
 
 func (g *rig) read(path string) []byte {

@@ -3,9 +3,9 @@
 
 // Package install promises that a machine that was started from the live medium
 // puts itself onto a disk of its own, by hand and unattended, starts from there
-// verified by Secure Boot, and is known there; and that a disk with data is lost only
+// verified by Secure Boot, and is known there; that a disk with data is lost only
 // when that was said, and one on which the power cut an installation is repaired by
-// another.
+// another; and that a machine tells why the kernel before its own died.
 package install
 
 import (
@@ -165,12 +165,13 @@ func checkDisks(t *testing.T, u *vmtest.User) {
 }
 
 // Unattended, from a stick that has the configuration on it, over other data:
-// installed once, although the stick stays in and is started again.
+// installed once, although the stick stays in and is started again. How that kernel
+// died the installed machine tells.
 func unattended(t *testing.T, medium string) {
 	u := vmtest.NewUser(t)
 	stick, document := filepath.Join(t.TempDir(), "stick"), filepath.Join(t.TempDir(), "wherry.yaml")
 	run(t, "cp", medium, stick)
-	if err := os.WriteFile(document, u.Config("name: twice", "install: {disk: 'serial:state', wipe: true, reboot: true}"), 0o600); err != nil {
+	if err := os.WriteFile(document, u.Config("name: twice", "install: {disk: 'serial:state', wipe: true, reboot: true}", "sysctls: {kernel.unknown_nmi_panic: 1}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run(t, "mcopy", "-i", stick+"@@1M", document, "::/wherry.yaml")
@@ -190,13 +191,22 @@ func unattended(t *testing.T, medium string) {
 	if status := u.Run("status"); !strings.Contains(status, "take the live medium out") {
 		t.Errorf("the status does not tell what to do:\n%s", status)
 	}
-	m.Kill()
+	panics(t, m)
 	judge(t, m)
 	m.Configure(func(o *vmtest.Options) { o.CDROM = "" })
 	m.Start()
+	m.WaitConsole(`a kernel died before this start \(kind Panic, reason NMI: Not continuing`, time.Minute)
 	if m.Fingerprint() != key || m.Ready().Name != "twice" || m.Ready().State != "persistent" {
 		t.Errorf("the installed machine is %+v, with the key %s before", m.Ready(), key)
 	}
+	m.Kill()
+}
+
+// panics lets the machine's kernel die, and cuts the power when the firmware starts anew.
+func panics(t *testing.T, m *vmtest.Machine) {
+	t.Helper()
+	m.QMP("inject-nmi", nil)
+	m.WaitConsole(`(?s)Kernel panic - not syncing: .*BdsDxe: loading`, 3*time.Minute) // its last words are written
 	m.Kill()
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // readDeaths asks why kernels before this one died, where they could tell: with
-// UEFI firmware. It says so in the log, and takes the records out of the firmware.
+// UEFI firmware. It says so in the log and on the board, and takes the records out of the firmware.
 func (p *parts) readDeaths() {
 	if _, err := os.Stat("/sys/firmware/efi"); err != nil {
 		return
@@ -25,5 +25,8 @@ func (p *parts) readDeaths() {
 	for _, d := range deaths {
 		p.Log.Error("a kernel died before this start", "kind", d.Kind, "reason", d.Reason, "at", d.Time)
 		p.died = d.Kind + ": " + d.Reason
+	}
+	if p.died != "" {
+		p.board.Set("kernel", true, "the one before this start died: "+p.died)
 	}
 }

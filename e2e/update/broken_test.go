@@ -134,17 +134,17 @@ func (b broken) shown(g *rig, version string) {
 	}
 	g.t.Logf("reason: %s", u.Last.Reason)
 	g.match("update status -o json", u.Last.Reason, b.reason)
-	g.match("update status", g.Run("machine", "update", "status"), version+`.*`+b.reason)
-	g.match("update history", g.Run("machine", "update", "history", "-n", "1"), version+`.*`+b.reason)
+	g.match("update status", g.ask("machine", "update", "status"), version+`.*`+b.reason)
+	g.match("update history", g.ask("machine", "update", "history", "-n", "1"), version+`.*`+b.reason)
 	g.match("the console", g.m.Console(), `rolled back from `+version)
-	g.match("status", g.Run("status"), version+` did not work here: .*`+b.reason)
+	g.match("status", g.ask("status"), version+` did not work here: .*`+b.reason)
 	b.leftAlone(g, version)
 }
 
 // leftAlone: nobody gets it but who says that he wants it all the same.
 func (b broken) leftAlone(g *rig, version string) {
 	g.t.Helper()
-	if out := g.Run("machine", "update", "check"); strings.Contains(out, version+" is there") {
+	if out := g.ask("machine", "update", "check"); strings.Contains(out, version+" is there") {
 		g.t.Errorf("the release that did not work is offered again: %s", out)
 	}
 	r := g.Try("machine", "update", "apply", "--to", version)

@@ -177,6 +177,19 @@ func (g *rig) await(what string, ok func() error) {
 	}
 }
 
+// ask is Run that asks again: soon after a boot a connection may be lost.
+func (g *rig) ask(args ...string) (out string) {
+	g.t.Helper()
+	g.await(strings.Join(args, " "), func() error {
+		r := g.Try(args...)
+		if out = r.Stdout; r.Code != 0 {
+			return fmt.Errorf("exit code %d: %s", r.Code, r.Stderr)
+		}
+		return nil
+	})
+	return out
+}
+
 // match wants a regular expression in a text.
 func (g *rig) match(what, text, pattern string) {
 	g.t.Helper()

@@ -125,7 +125,7 @@ func roomFor(v volume, bytes, replaced int64) error {
 	}
 	free += replaced
 	if free < bytes+reserve {
-		return fmt.Errorf("%w: the OS file has %d MB and %d MB are free; remove an older one", ErrNoRoom, mb(bytes+reserve), free/1e6)
+		return fmt.Errorf("%w: the OS file takes %d MB, and only %d MB of the boot partition are free", ErrNoRoom, mb(bytes+reserve), free/1e6)
 	}
 	return nil
 }

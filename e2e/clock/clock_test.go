@@ -8,13 +8,10 @@
 package clock
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,67 +24,14 @@ import (
 
 const tools = "localhost/tools:1"
 
-// timeServer speaks SNTP on the host's loopback once it is told to: until then
-// it is as if it were not there.
-type timeServer struct {
-	conn  net.PacketConn
-	awake atomic.Bool
-}
-
-func newTimeServer(t *testing.T) *timeServer {
-	t.Helper()
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &timeServer{conn: conn}
-	t.Cleanup(func() { conn.Close() })
-	go s.serve()
-	return s
-}
-
-// guest is the server's address as the machine reaches it.
-func (s *timeServer) guest() string {
-	_, port, _ := net.SplitHostPort(s.conn.LocalAddr().String())
-	return "10.0.2.2:" + port
-}
-
-func (s *timeServer) serve() {
-	b := make([]byte, 512)
-	for {
-		n, from, err := s.conn.ReadFrom(b)
-		if err != nil {
-			return
-		}
-		if n < 48 || !s.awake.Load() {
-			continue
-		}
-		answer := make([]byte, 48)
-		answer[0] = 0<<6 | 4<<3 | 4 // no leap second, version 4, server
-		answer[1], answer[2], answer[3] = 1, 6, 0xec
-		copy(answer[12:], "TEST")
-		copy(answer[24:32], b[40:48])
-		for _, at := range []int{16, 32, 40} {
-			binary.BigEndian.PutUint64(answer[at:], ntpTime(time.Now().Add(ahead)))
-		}
-		s.conn.WriteTo(answer, from)
-	}
-}
-
-// ntpTime counts from 1900, in 2^-32 s.
-func ntpTime(t time.Time) uint64 {
-	const from1900 = 2208988800
-	return uint64(t.Unix()+from1900)<<32 | uint64(t.Nanosecond())<<32/1e9
-}
-
 // ahead is how much the server's time is after this computer's: no test can
 // take a clock for set that was not.
 const ahead = 90 * 24 * time.Hour
 
 func TestWrongClock(t *testing.T) {
-	u, server := vmtest.NewUser(t), newTimeServer(t)
+	u, server := vmtest.NewUser(t), fixture.NewTimeServer(t, ahead)
 	m := vmtest.Start(t, vmtest.Options{
-		Config:  u.Config("time: {servers: ['"+server.guest()+"']}", ""),
+		Config:  u.Config("time: {servers: ['"+server.Guest+"']}", ""),
 		Args:    []string{"-rtc", "base=2000-01-01T00:00:00"},
 		Cmdline: vmtest.ChaosCmdline,
 	})
@@ -105,7 +49,7 @@ func TestWrongClock(t *testing.T) {
 	}
 	before := x.restarts(t)
 
-	server.awake.Store(true)
+	server.Wake()
 	for deadline := time.Now().Add(3 * time.Minute); time.Until(x.now(t)) < ahead-time.Hour; time.Sleep(time.Second) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the clock was not set:\n%s", u.Run("machine", "log"))

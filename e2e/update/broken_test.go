@@ -16,24 +16,34 @@ import (
 	"wherry.example/wherry/internal/vmtest/fixture"
 )
 
-// TestBroken is the life of a machine that is given nothing but releases that do not
-// work. Each ends in the old one, the data of the machine's work is as it was, the
-// reason is shown wherever people look, and the release is left alone.
+// TestNeverUp and TestNotWell are the lives of machines that are given nothing but
+// releases that do not work. Each ends in the old one, the data of the machine's work is
+// as it was, the reason is shown wherever people look, and the release is left alone.
 //
 //	what is wrong                     seen here as                        and elsewhere
 //	truncated file                    "a file that was cut off"           TestUpdate (refused), e2e/slots (its three tries)
 //	zero bytes                        "a file of no bytes"                TestUpdate (refused)
 //	bad signature                     "a file that somebody else signed"  TestUpdate (refused), e2e/images
 //	kernel panic at boot              "a kernel that panics"
-//	init that hangs (watchdog)                                            e2e/slots (softdog, i6300esb)
-//	nobody keeps the release                                              e2e/slots TestNobodyKeeps
+//	init that exits                   "an init that exits"
+//	init that hangs (watchdog)        "an init that hangs"                e2e/slots (softdog, i6300esb)
+//	wherryd that crashes              "a wherryd that crashes"
+//	API that never answers            "an API that never answers"         e2e/slots TestNobodyKeeps
+//	network driver missing            "a network driver that is missing"
 //	container not healthy any more    "a container that is sick"
-//	ESP full                                                              e2e/slots
+//	a check of the configuration      "a check that fails"
+//	state full, ESP full, clock wrong by ten years, two at once,
+//	update during shutdown            TestUpdate "disks that are full, …" e2e/slots (ESP)
 //	hostile repository, power cuts                                        e2e/power
-func TestBroken(t *testing.T) {
+func TestNeverUp(t *testing.T) { ends(t, neverUp) }
+
+// TestNotWell: the other half. Both halves are as long as TestUpdate.
+func TestNotWell(t *testing.T) { ends(t, notWell) }
+
+func ends(t *testing.T, releases []broken) {
 	t.Parallel()
 	g := newRig(t, "90s")
-	for _, b := range brokenReleases {
+	for _, b := range releases {
 		g.test(b.name, b.check)
 	}
 	g.test("the publisher learns of it", reported)
@@ -53,14 +63,34 @@ type broken struct {
 	console, reason string
 }
 
-var brokenReleases = []broken{
-	{name: "a kernel that panics", change: fixture.Change{Cmdline: "rdinit=/missing panic=1"},
+// soon has PID 1 give wherryd up after seconds, not minutes.
+const soon = "wherry.trial=20"
+
+// Of these wherryd did not come up, so nobody saw more than that.
+var neverUp = []broken{
+	{name: "a kernel that panics", change: fixture.Change{Cmdline: "rdinit=/missing panic=1", Init: "exit"},
 		console: `(?s)(Kernel panic.*){3}`, reason: `started 3 times.*wherryd never came up`},
-	{name: "a file that was cut off", change: hollow, damage: truncate, oneTry: true, console: refused, reason: `damaged`},
-	{name: "a file that somebody else signed", change: hollow, damage: resign, oneTry: true, console: refused, reason: `damaged`},
-	{name: "a file of no bytes", change: hollow, damage: empty, oneTry: true, reason: `damaged`},
+	{name: "an init that exits", change: fixture.Change{Cmdline: "panic=1", Init: "exit"}, oneTry: true,
+		console: `Attempted to kill init`, reason: `started once.*wherryd never came up`},
+	{name: "an init that hangs", change: fixture.Change{Cmdline: "wherry.chaos=hang"}, oneTry: true,
+		console: `chaos hangs wherry-init`, reason: `started once.*wherryd never came up`},
+	{name: "a wherryd that crashes", change: fixture.Change{Cmdline: soon, Replace: map[string]string{"bin/wherryd": "crash"}}, oneTry: true,
+		console: `(?s)(broken: crash.*){2}nobody kept this release`, reason: `started once.*wherryd never came up`},
+	{name: "an API that never answers", change: fixture.Change{Cmdline: soon, Replace: map[string]string{"bin/wherryd": "mute"}}, oneTry: true,
+		console: `(?s)broken: mute.*nobody kept this release`, reason: `started once.*wherryd never came up`},
+}
+
+// These the firmware refuses, or the trial does.
+var notWell = []broken{
+	{name: "a network driver that is missing", change: fixture.Change{Remove: []string{"lib/modules/virtio_net.ko"}},
+		reason: `network: eth0 is gone`},
 	{name: "a container that is sick", change: fixture.Change{Cmdline: "wherry.test=sick"}, bundle: true,
 		reason: `container cache: it was healthy.*the kernel makes me sick`},
+	{name: "a check that fails", change: fixture.Change{Cmdline: "wherry.test=mute"},
+		reason: `check words: it ended with 1: the kernel says nothing`},
+	{name: "a file that was cut off", change: hollow, damage: truncate, oneTry: true, console: refused, reason: `damaged`},
+	{name: "a file of no bytes", change: hollow, damage: empty, oneTry: true, reason: `damaged`},
+	{name: "a file that somebody else signed", change: hollow, damage: resign, oneTry: true, console: refused, reason: `damaged`},
 }
 
 // hollow is a release that is damaged before anything of it could start.

@@ -27,6 +27,9 @@ type rig struct {
 	m *vmtest.Machine
 	p *fixture.Publisher
 	r *fixture.Registry
+	// road leads to the repository; clock is a time server, at first silent.
+	road  *road
+	clock *fixture.TimeServer
 	// next is the release that variants are made of, minor numbers them. What it is
 	// matters where a variant is to stay: its programs tell its version.
 	next  fixture.Release
@@ -95,7 +98,8 @@ const words = "if grep -q wherry.test=mute /proc/cmdline; then echo the kernel s
 func (g *rig) document(limit string) []byte {
 	return g.Config(
 		"registries:", "- {host: '"+g.r.Guest+"', plainHTTP: true}",
-		"updates:", "  url: "+g.p.Guest, "  channel: alpha", "  mode: manual", "  report: true",
+		"time: {servers: ['"+g.clock.Guest+"']}",
+		"updates:", "  url: "+g.road.guest, "  channel: alpha", "  mode: manual", "  report: true",
 		"  trial:", "    limit: "+limit, "    checks:",
 		"    - {name: words, exec: {container: cache, command: [sh, -c, '"+words+"']}}",
 		"")
@@ -286,6 +290,20 @@ func (g *rig) osFile(version string) string {
 		g.t.Fatalf("there is no file of %s:\n%s", version, list)
 	}
 	return m
+}
+
+// espFree is how many bytes the boot partition has left.
+func (g *rig) espFree() int {
+	g.t.Helper()
+	m := regexp.MustCompile(`([\d ]+) bytes free`).FindStringSubmatch(g.mtools("mdir", "::/EFI/Linux"))
+	if m == nil {
+		g.t.Fatal("mdir does not tell what is free")
+	}
+	n, err := strconv.Atoi(strings.ReplaceAll(m[1], " ", ""))
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return n
 }
 
 // put writes a file over one of the boot partition.

@@ -40,12 +40,14 @@ func TestUpdate(t *testing.T) {
 	g.test("a release that works stays, by a delta", keeps)
 	g.test("going back by hand", goesBack)
 	g.test("refused before anything is written", refuses)
+	g.test("disks that are full, a wrong clock, two at once, a shutdown", trouble)
 }
 
 // newRig boots the old release and gives the machine work. A trial may last until the limit.
 func newRig(t *testing.T, limit string) *rig {
 	minor := 1
 	g := &rig{User: vmtest.NewUser(t), t: t, p: fixture.NewPublisher(t), r: fixture.NewRegistry(t), minor: &minor, used: new(time.Duration)}
+	g.road, g.clock = newRoad(t, g.p.Addr), fixture.NewTimeServer(t, 0)
 	old := g.p.Build(oldRelease, "efi", "raw")
 	g.next = old
 	begin := time.Now()

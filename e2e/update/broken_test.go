@@ -59,6 +59,8 @@ type broken struct {
 	oneTry bool
 	// bundle takes the release from a file instead of the repository.
 	bundle bool
+	// lost is a file whose contents the disk forgot: no fault of the release, which may be taken once more, and only once.
+	lost bool
 	// console and reason are what the machine shows of it.
 	console, reason string
 }
@@ -89,7 +91,7 @@ var notWell = []broken{
 	{name: "a check that fails", change: fixture.Change{Cmdline: "wherry.test=mute"},
 		reason: `check words: it ended with 1: the kernel says nothing`},
 	{name: "a file that was cut off", change: hollow, damage: truncate, oneTry: true, console: refused, reason: `damaged`},
-	{name: "a file of no bytes", change: hollow, damage: empty, oneTry: true, reason: `damaged`},
+	{name: "a file of no bytes", change: hollow, damage: empty, lost: true, reason: `has lost its contents`},
 	{name: "a file that somebody else signed", change: hollow, damage: resign, oneTry: true, console: refused, reason: `damaged`},
 }
 
@@ -103,6 +105,16 @@ const refused = `(?i)access denied|security violation|failed to start`
 func (b broken) check(g *rig) {
 	r := g.p.Variant(g.next, g.nextVersion(), b.change)
 	g.p.Publish(r)
+	b.brought(g, r)
+	if b.lost {
+		b.lost, b.reason = false, b.reason+`, for the second time`
+		b.brought(g, r)
+	}
+}
+
+// brought is once of it.
+func (b broken) brought(g *rig, r fixture.Release) {
+	g.t.Helper()
 	args := []string{"machine", "update", "apply", "--to", r.Version} // also where its clock is a moment behind
 	if b.bundle {
 		args = append(args, g.p.Bundle(r.Version))
@@ -144,14 +156,18 @@ func (b broken) edit(g *rig, r fixture.Release) {
 // shown wants the end of the attempt wherever people look.
 func (b broken) shown(g *rig, version string) {
 	g.t.Helper()
+	state := "rolled-back"
+	if b.lost {
+		state = "failed"
+	}
 	var u update
 	g.await("it is decided", func() error {
-		if u = g.status(); u.Phase != "idle" || u.Last.To != version {
+		if u = g.status(); u.Phase != "idle" || u.Last.To != version || u.Last.State != state {
 			return fmt.Errorf("%s %s, last %+v", u.Phase, u.Target, u.Last)
 		}
 		return nil
 	})
-	if u.running() != oldRelease || u.Last.State != "rolled-back" {
+	if u.running() != oldRelease {
 		g.t.Errorf("after %s: %+v", version, u)
 	}
 	for _, s := range u.Slots {
@@ -166,6 +182,11 @@ func (b broken) shown(g *rig, version string) {
 	g.match("update status -o json", u.Last.Reason, b.reason)
 	g.match("update status", g.ask("machine", "update", "status"), version+`.*`+b.reason)
 	g.match("update history", g.ask("machine", "update", "history", "-n", "1"), version+`.*`+b.reason)
+	if b.lost {
+		g.match("the console", g.m.Console(), version+`: its file .*`+b.reason)
+		g.match("status", g.ask("status"), version+` did not work .*`+b.reason)
+		return
+	}
 	g.match("the console", g.m.Console(), `rolled back from `+version)
 	g.match("status", g.ask("status"), version+` did not work here: .*`+b.reason)
 	b.leftAlone(g, version)

@@ -174,6 +174,9 @@ func commit(r Record, s Seen) Decision {
 	return Decision{Record: r, Settled: true, Say: fmt.Sprintf("%s is here to stay", a.To)}
 }
 
+// goneReason is told of a staged file that nobody started.
+const goneReason = "its file is not on the boot partition any more, or has lost its contents"
+
 // onOther: another release runs than the attempt's.
 func onOther(r Record, s Seen) Decision {
 	a := r.Attempt
@@ -189,8 +192,10 @@ func onOther(r Record, s Seen) Decision {
 			d.Remove = a.To.String()
 		}
 		return d
-	case !there:
-		reason := "its file is not on the boot partition any more"
+	case !there && r.lostBefore(a.To):
+		return failed(r, s, slot, there)
+	case !there: // a disk that forgot, and no fault of the release
+		reason := goneReason + ": it may be taken again"
 		r.end(release.StateIdle, Lost, reason, s.Now)
 		return Decision{Record: r, Settled: true, Say: fmt.Sprintf("%s: %s", a.To, reason)}
 	case a.Boot == s.Boot:
@@ -229,6 +234,8 @@ func whyFailed(a Attempt, slot Slot, there bool, damage string) string {
 		return "the file on the boot partition is damaged: " + damage
 	case a.Passed >= maxPassed:
 		return fmt.Sprintf("the boot loader never started it, in %d restarts", a.Passed)
+	case !there && a.Starts == 0:
+		return goneReason + ", for the second time"
 	case !there:
 		return fmt.Sprintf("wherryd came up %s, the machine never got well, and its file has gone from the boot partition", times(a.Starts))
 	case a.Starts == 0:

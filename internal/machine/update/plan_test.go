@@ -107,6 +107,8 @@ func TestDecide(t *testing.T) {
 		{"never came up", Record{State: staged, Attempt: to11()}, "1.1.0+0-3 1.0.0*", "rolled-back, [1.0.0→1.1.0 rolled back], settled", "started 3 times, and wherryd never"},
 		{"came up to half", Record{State: staged, Attempt: to11()}, "1.1.0+2-1 1.0.0*", "retire 1.1.0, rolled-back, [1.0.0→1.1.0 rolled back], settled", "started once, and wherryd never"},
 		{"its file has gone", Record{State: staged, Attempt: to11()}, "1.0.0*", "idle, [1.0.0→1.1.0 lost], settled", "not on the boot partition any more"},
+		{"its file has gone again", Record{State: staged, Attempt: to11(), History: []Entry{{From: v("1.0.0"), To: v("1.1.0"), Result: Lost}}}, "1.0.0*",
+			"rolled-back, [1.0.0→1.1.0 rolled back], settled", "not on the boot partition any more, or has lost its contents, for the second time"},
 		{"its file runs and has gone from the list", Record{State: staged, Attempt: to11()}, "1.2.0* 1.0.0", "idle, [1.0.0→1.1.0 lost], settled", ""},
 
 		// Trying.

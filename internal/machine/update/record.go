@@ -152,6 +152,13 @@ func (r Record) avoided(v release.Version) (Avoided, bool) {
 	return r.Avoid[i], true
 }
 
+// lostBefore says whether the newest attempt was at the same release, and its file
+// was lost: a machine that takes updates by itself would restart for ever.
+func (r Record) lostBefore(to release.Version) bool {
+	last := r.last()
+	return last.To == to && last.Result == Lost
+}
+
 // last is the newest entry.
 func (r Record) last() Entry {
 	if len(r.History) == 0 {

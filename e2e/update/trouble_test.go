@@ -84,7 +84,7 @@ func trouble(g *rig) {
 	}
 
 	g.fillState()
-	refused("a full state disk", `(?i)room|full|space`)
+	refused("a full state disk", `the state disk has \d+ MB free, and the update needs \d+`)
 	g.Run("rm", "-f", "once")
 
 	g.interrupted(good)

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 wherry=build/wherry
 port=${PORT:-8080}
 
-if ! $wherry vm start demo -p "$port:$port"; then
+if ! $wherry vm start demo --image build/core-amd64 -p "$port:$port"; then
 	echo "(with another port on this computer: make run PORT=8081)" >&2
 	exit 1
 fi

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -137,7 +138,10 @@ func (f *vmStartFlags) alreadyRunning(cmd *cobra.Command, vm *qemu.VM, info qemu
 		fmt.Fprintf(w, "it runs an image that was built anew since: `wherry vm stop %[1]s && wherry vm start %[1]s` boots the new one\n", info.Name)
 	}
 	var late []string
-	for _, name := range []string{"image", "disk-image", "cdrom", "secure-boot", "pc", "tpm", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
+	if image, err := filepath.Abs(f.image); cmd.Flags().Changed("image") && (err != nil || image != info.Settings.Image) {
+		late = append(late, "--image")
+	}
+	for _, name := range []string{"disk-image", "cdrom", "secure-boot", "pc", "tpm", "memory", "cpus", "disk", "extra-disk", "config", "cmdline"} {
 		if cmd.Flags().Changed(name) {
 			late = append(late, "--"+name)
 		}

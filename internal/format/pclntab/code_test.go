@@ -8,9 +8,6 @@ import (
 	"debug/buildinfo"
 	"debug/elf"
 	"encoding/binary"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -38,23 +35,7 @@ GLOBL ·word(SB), RODATA|NOPTR, $5
 
 func buildBare(t *testing.T) []byte {
 	t.Helper()
-	dir := t.TempDir()
-	for name, text := range bare {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -E=main.entry", "-o", "out", ".")
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "out"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return link(t, bare, "-s -w -E=main.entry")
 }
 
 // TestOnlyCode: the program runs as before, and its list of modules is there.

@@ -57,13 +57,19 @@ func main() {
 
 func build(t *testing.T) []byte {
 	t.Helper()
+	return link(t, map[string]string{"main.go": crasher, "go.mod": "module crasher.example\n\ngo 1.26\n"}, "-s -w")
+}
+
+// link builds a program of these files, with these flags for the linker.
+func link(t *testing.T, files map[string]string, flags string) []byte {
+	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{"main.go": crasher, "go.mod": "module crasher.example\n\ngo 1.26\n"} {
+	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", "out", ".")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags="+flags, "-o", "out", ".")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -119,7 +119,8 @@ func (all *holds) open(n int) (*hold, error) {
 	h := &hold{all: all, f: f}
 	size, err := h.size()
 	if err == nil && size < holdData {
-		err = f.Truncate(holdData)
+		// Not by truncating: to write to a mapped page that there is no room for is death by SIGBUS.
+		err = unix.Fallocate(int(f.Fd()), 0, 0, holdData)
 	}
 	if err == nil {
 		h.page, err = unix.Mmap(int(f.Fd()), 0, holdData, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
@@ -177,7 +178,7 @@ func (all *holds) mover(id string, l *logFile) mover {
 			return all.moveBare(err, l, stream, fifo)
 		}
 		defer all.giveBack(h)
-		n, err := h.take(id, stream, fifo)
+		n, err := h.take(id, stream, fifo, min(pieceBytes, int(l.bytes/4)))
 		switch {
 		case n > 0:
 			h.deliver(l, stream, n)
@@ -251,14 +252,14 @@ func (all *holds) close() {
 	}
 }
 
-// take moves what is in a FIFO here. 0 bytes are the FIFO's end.
-func (h *hold) take(id string, stream wherryv1.Stream, fifo int) (int, error) {
+// take moves what is in a FIFO here, limit bytes at most. 0 bytes are the FIFO's end.
+func (h *hold) take(id string, stream wherryv1.Stream, fifo, limit int) (int, error) {
 	h.note.seq.Store(0)
 	h.note.stream.Store(int32(stream))
 	copy(h.note.id[:], id)
 	h.all.at("whose is noted")
 	at := h.note.start.Load()
-	n, err := unix.Splice(fifo, nil, int(h.f.Fd()), &at, pieceBytes, unix.SPLICE_F_NONBLOCK)
+	n, err := unix.Splice(fifo, nil, int(h.f.Fd()), &at, limit, unix.SPLICE_F_NONBLOCK)
 	h.all.at("taken")
 	return max(int(n), 0), err
 }

@@ -170,7 +170,13 @@ func (k *talk) check() {
 	for _, f := range k.keep {
 		f.Close()
 	}
-	got := checkTalk(k.t, newLogFile(k.dir, readerLog, slog.New(slog.DiscardHandler)), func(_, _ int) string { return "" })
+	l := newLogFile(k.dir, readerLog, slog.New(slog.DiscardHandler))
+	for _, n := range l.sequence() {
+		if st, err := os.Stat(l.path(n)); err != nil || st.Size() > l.bytes {
+			k.t.Errorf("a file of the log has %d bytes, %v", st.Size(), err)
+		}
+	}
+	got := checkTalk(k.t, l, func(_, _ int) string { return "" })
 	if got != k.wrote {
 		k.t.Fatalf("%v lines are in the log; %v were written", got, k.wrote)
 	}

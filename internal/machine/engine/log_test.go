@@ -72,7 +72,7 @@ func TestLogRotation(t *testing.T) {
 	if n := len(l.sequence()); n != 3 {
 		t.Errorf("%d files are kept", n)
 	}
-	if size := l.totalBytes(); size > 3*1100 {
+	if size := l.totalBytes(); size > 3*1000 {
 		t.Errorf("%d bytes are kept", size)
 	}
 	kept := readLog(t, l, l.start())

@@ -104,7 +104,7 @@ func (l *logFile) write(stream wherryv1.Stream, data []byte, c claimer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	frames := appendFrames((*b)[:0], stream, time.Now(), data)
-	err := l.placeLocked()
+	err := l.placeLocked(int64(len(frames)))
 	if err == nil {
 		c.goesTo(position{l.seq, l.size})
 		_, err = l.f.WriteAt(frames, l.size)
@@ -146,22 +146,19 @@ func (l *logFile) lostBytes() uint64 {
 	return l.lost
 }
 
-// placeLocked sees to it that there is a file to write to, with room.
-func (l *logFile) placeLocked() error {
-	if l.f != nil && l.size < l.bytes {
+// placeLocked sees to it that there is a file to write n bytes to: the last one
+// while it has room, else a new one, dropping the oldest. Only a file that
+// begins with more than it should have is larger than it should be.
+func (l *logFile) placeLocked(n int64) error {
+	full := l.seq == 0 || l.size > 0 && l.size+n > l.bytes
+	if l.f != nil && !full {
 		return nil
 	}
-	return l.nextFileLocked()
-}
-
-// nextFileLocked opens the file to write to: the last one while it has room,
-// else a new one, dropping the oldest.
-func (l *logFile) nextFileLocked() error {
 	if l.f != nil {
 		l.f.Close()
 		l.f = nil
 	}
-	if l.seq == 0 || l.size >= l.bytes {
+	if full {
 		l.seq++
 		l.size = 0
 		l.dropOldLocked()

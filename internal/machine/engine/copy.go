@@ -86,7 +86,7 @@ func (e *Engine) withRunningFiles(c *container, r *run, f func(*rootDir) error) 
 	root, err := openRootDir(fmt.Sprintf("/proc/%d/root", r.pid))
 	// The descriptor holds the container's root; that it is not the root of a
 	// process that got the number later is known when ours still lives.
-	if err != nil || r.ended() || unix.PidfdSendSignal(r.pidfd, 0, nil, 0) != nil {
+	if err != nil || r.ended() || r.pidfd.signal(0) != nil {
 		return errorf(KindFailedPrecondition, "container %s is ending", c.record().Name)
 	}
 	defer root.Close()

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -95,7 +94,7 @@ func (e *Engine) cleanAfterRun(ctx context.Context, c *container, r *run) {
 	defer cancel()
 	e.logUndo(c, e.opts.Network.Detach(ctx, c.id))
 	e.logUndo(c, e.endTask(ctx, c.id))
-	unix.Close(r.pidfd)
+	r.pidfd.close()
 	r.stdio.close()
 	e.logUndo(c, e.unmountRoot(c.id))
 	os.RemoveAll(e.runPath(c.id))

@@ -194,21 +194,20 @@ func (e *Engine) discard(ctx context.Context, c *container) {
 // readopt takes over a task that ran on while this process was away.
 func (e *Engine) readopt(ctx context.Context, c *container, was tasks.State) error {
 	rec := c.record()
-	r := &run{pid: was.Pid, done: make(chan struct{}), pidfd: -1, began: rec.State.GetStartedAt().AsTime()}
-	fd, err := unix.PidfdOpen(r.pid, 0)
-	if err != nil {
-		return fmt.Errorf("hold the container's process: %w", err)
+	r := &run{pid: was.Pid, done: make(chan struct{}), began: rec.State.GetStartedAt().AsTime()}
+	var err error
+	if r.pidfd, err = openPidfd(r.pid); err != nil {
+		return err
 	}
 	// Between the shim's answer and here the process may have ended and its
 	// number been given away: only a shim that still says so settles it.
 	if st, _, err := e.taskState(ctx, c); err != nil || st.Phase == tasks.Stopped || st.Pid != was.Pid {
-		unix.Close(fd)
+		r.pidfd.close()
 		return errors.Join(err, errors.New("it has just ended"))
 	}
-	r.pidfd = fd
 	r.stdio, err = reopenStdio(filepath.Join(e.runPath(c.id), "io"), rec.Effective.Tty, rec.Effective.Stdin, e.holds.mover(c.id, c.logs))
 	if err != nil {
-		unix.Close(fd)
+		r.pidfd.close()
 		return fmt.Errorf("read the container's output on: %w", err)
 	}
 	known := ran(rec.State.Phase)

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -24,7 +23,7 @@ import (
 // run is a running task.
 type run struct {
 	pid   int
-	pidfd int // signals go here, so that a reused pid is never hit
+	pidfd *pidfd // nil until it runs
 	stdio *stdio
 	began time.Time
 	done  chan struct{} // closes when the end is recorded
@@ -124,7 +123,7 @@ func (e *Engine) startFailed(c *container, err error, byUser bool) error {
 // later one cannot be done.
 func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 	rec := c.record()
-	r := &run{done: make(chan struct{}), pidfd: -1, began: time.Now()}
+	r := &run{done: make(chan struct{}), began: time.Now()}
 	var undo []func()
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -160,12 +159,11 @@ func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 // release gives the created task its network and lets it run.
 func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func()) error {
 	rec := c.record()
-	fd, err := unix.PidfdOpen(r.pid, 0)
-	if err != nil {
-		return fmt.Errorf("hold the container's process: %w", err)
+	var err error
+	if r.pidfd, err = openPidfd(r.pid); err != nil {
+		return err
 	}
-	r.pidfd = fd
-	*undo = append(*undo, func() { unix.Close(fd) })
+	*undo = append(*undo, r.pidfd.close)
 	if err := r.stdio.read(); err != nil {
 		return err
 	}

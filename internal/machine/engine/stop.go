@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,11 +114,10 @@ func (e *Engine) settled(ctx context.Context, c *container) (*run, error) {
 
 // signal sends to the container's first process. An ended process is no error.
 func (r *run) signal(sig unix.Signal) error {
-	err := unix.PidfdSendSignal(r.pidfd, sig, nil, 0)
-	if err == nil || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EBADF) {
-		return nil
+	if err := r.pidfd.signal(sig); !errors.Is(err, os.ErrProcessDone) {
+		return err
 	}
-	return fmt.Errorf("send signal %d: %w", sig, err)
+	return nil
 }
 
 func waitDone(ctx context.Context, r *run, limit time.Duration) bool {

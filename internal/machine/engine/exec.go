@@ -262,23 +262,27 @@ func (x *execution) mark() error {
 func (x *execution) wait(detach <-chan struct{}) (code int, err error) {
 	ctx, cancel := context.WithCancel(x.ctx)
 	defer cancel()
-	ended := make(chan struct{})
-	var end tasks.End
+	type answer struct {
+		tasks.End
+		error
+	}
+	ended := make(chan answer, 1)
 	go func() {
-		defer close(ended)
-		end, err = x.e.shim.Wait(ctx, x.proc)
+		end, err := x.e.shim.Wait(ctx, x.proc)
+		ended <- answer{end, err}
 	}()
+	var end answer
 	select {
-	case <-ended:
+	case end = <-ended:
 	case <-detach:
 		return 0, x.leave()
 	}
 	switch {
 	case x.ctx.Err() != nil:
 		return 0, x.ctx.Err()
-	case errors.Is(err, context.DeadlineExceeded): // the shim's clock may be a moment ahead of ours
-		return 0, err
-	case err != nil:
+	case errors.Is(end.error, context.DeadlineExceeded): // the shim's clock may be a moment ahead of ours
+		return 0, end.error
+	case end.error != nil:
 		return 0, errorf(KindFailedPrecondition, "the container ended before the command")
 	}
 	return end.Code, nil

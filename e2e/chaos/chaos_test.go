@@ -255,7 +255,7 @@ func answers(t *testing.T, url string) {
 func (g *rig) removeAll() {
 	args := []string{"rm", "-f", "-v"}
 	for _, c := range g.list() {
-		args = append(args, c.ID)
+		args = append(args, c.Name)
 	}
 	g.Run(args...)
 	if left := g.list(); len(left) != 0 {

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
@@ -278,12 +277,7 @@ func (m *Machine) end() {
 	if !m.t.Failed() {
 		return
 	}
-	console := m.Console()
-	const shown = 8 << 10
-	if cut := len(console) - shown; cut > 0 {
-		console = "…" + strings.ToValidUTF8(console[cut:], "")
-	}
-	m.t.Logf("end of the console of %s:\n%s", m.options.Name, strings.ReplaceAll(console, "\r", ""))
+	m.t.Logf("end of the console of %s:\n%s", m.options.Name, excerpt(m.Console()))
 }
 
 // findImage finds the built image from wherever in the repository the test runs.

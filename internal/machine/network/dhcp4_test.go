@@ -45,7 +45,7 @@ func TestRebind(t *testing.T) {
 	dir := t.TempDir()
 	w.leave(dir, time.Hour)
 	x := w.boot(dir, config.Default())
-	w.await("the other server's lease", func() bool { return x.has("10.9.0.50/24") && w.said("DHCPACK") == 1 && len(x.State().Nameservers) == 2 })
+	w.await("the other server's lease", func() bool { return x.has("10.9.0.50/24") && w.said("DHCPACK") > 0 && len(x.State().Nameservers) == 2 })
 	if w.said("DHCPDISCOVER") > 0 {
 		t.Error("the lease was asked for anew")
 	}
@@ -62,7 +62,7 @@ func TestWithoutCarrier(t *testing.T) {
 	x := w.boot(dir, config.Default())
 	w.await("the address", func() bool { return x.has("10.9.0.50/24") })
 	w.in("ip", "link", "set", "up0", "up")
-	w.await("the confirmation", func() bool { return w.said("DHCPACK") == 1 && x.has("10.9.0.50/24") })
+	w.await("the confirmation", func() bool { return w.said("DHCPACK") > 0 && x.has("10.9.0.50/24") })
 	if w.said("DHCPDISCOVER") > 0 {
 		t.Error("the lease was asked for anew")
 	}
@@ -79,7 +79,7 @@ func TestSilentServer(t *testing.T) {
 	x := w.boot(dir, config.Default())
 	w.await("the address", func() bool { return x.has("10.9.0.50/24") })
 	w.in("ip", "link", "set", "up0", "up")
-	w.await("a lease that the server knows", func() bool { return w.said("DHCPDISCOVER") > 0 && w.said("DHCPACK") == 1 && x.has("10.9.0.50/24") })
+	w.await("a lease that the server knows", func() bool { return w.said("DHCPDISCOVER") > 0 && w.said("DHCPACK") > 0 && x.has("10.9.0.50/24") })
 }
 
 // TestExpired finds a lease that ended while no wherryd was there to say so.

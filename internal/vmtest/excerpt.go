@@ -10,12 +10,12 @@ import (
 
 const (
 	excerptBytes = 3 << 10 // of a console's end: what shows a test's output may keep a few KB alone
-	crashLines   = 14      // that are shown of each crash before that
+	crashLines   = 40      // that are shown of each crash before that
 	maxCrashes   = 3
 )
 
 // crash is how a death begins that no test asks for.
-var crash = regexp.MustCompile(`^(panic: |fatal error: |SIG[A-Z]+: |unexpected fault)|wherryd ended \(exit|Kernel panic|BUG: |Oops|Out of memory|invoked oom-killer|blocked for more than|stall`)
+var crash = regexp.MustCompile(`panic: |fatal error: |SIG[A-Z]+: |unexpected fault|wherryd ended \(exit|Kernel panic|BUG: |Oops|Out of memory|invoked oom-killer|blocked for more than|stall`)
 
 // excerpt is what a person needs to see of a console: the beginning of every
 // crash, and the end.

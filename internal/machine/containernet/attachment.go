@@ -195,6 +195,10 @@ func (n *Networks) loadAttachments() error {
 	}
 	for _, f := range files {
 		path := filepath.Join(n.attachedDir(), f.Name())
+		if strings.HasPrefix(f.Name(), atomicfile.TempPrefix) {
+			os.Remove(path) // a record that was not to be
+			continue
+		}
 		a := &attachment{}
 		b, err := os.ReadFile(path)
 		if err == nil {
@@ -203,12 +207,28 @@ func (n *Networks) loadAttachments() error {
 		if err == nil && n.attachmentFile(a.Container) != path {
 			err = errors.New("it is not that container's")
 		}
+		if err == nil {
+			err = a.check()
+		}
 		if err != nil {
 			n.opts.Log.Error("a container's network record cannot be read", "file", f.Name(), "error", err)
 			os.Remove(path)
 			continue
 		}
 		n.adoptLocked(a)
+	}
+	return nil
+}
+
+// check refuses a record that nobody here wrote.
+func (a *attachment) check() error {
+	if len(a.Container) < shortID {
+		return fmt.Errorf("%q is not a container's id", a.Container)
+	}
+	for _, e := range a.Endpoints {
+		if !e.IPv4.Is4() || e.IPv6.IsValid() && !e.IPv6.Is6() {
+			return fmt.Errorf("the addresses %v and %v on network %s", e.IPv4, e.IPv6, e.Network)
+		}
 	}
 	return nil
 }

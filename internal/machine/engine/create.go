@@ -181,8 +181,10 @@ func (e *Engine) dismantle(ctx context.Context, c *container) error {
 		e.opts.Network.Detach(ctx, c.id),
 		e.unmountRoot(c.id),
 		e.endTask(ctx, c.id),
-		os.RemoveAll(e.runPath(c.id)),
 	); err != nil {
+		return err // never delete below a mount, nor what a task is found by
+	}
+	if err := os.RemoveAll(e.runPath(c.id)); err != nil {
 		return err
 	}
 	if err := e.removeSnapshot(ctx, c.id); err != nil {

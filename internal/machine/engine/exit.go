@@ -93,11 +93,15 @@ func (e *Engine) cleanAfterRun(ctx context.Context, c *container, r *run) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	e.logUndo(c, e.opts.Network.Detach(ctx, c.id))
-	e.logUndo(c, e.endTask(ctx, c.id))
+	task := e.endTask(ctx, c.id)
+	e.logUndo(c, task)
 	r.pidfd.close()
 	r.stdio.close()
-	e.logUndo(c, e.unmountRoot(c.id))
-	os.RemoveAll(e.runPath(c.id))
+	root := e.unmountRoot(c.id)
+	e.logUndo(c, root)
+	if task == nil && root == nil { // never delete below a mount, nor what a task is found by
+		os.RemoveAll(e.runPath(c.id))
+	}
 }
 
 // conclude applies the restart policy to an end and records both at once, so

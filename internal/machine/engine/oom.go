@@ -67,7 +67,9 @@ func (w *oomWatch) remove(id string) (told int) {
 	if !ok {
 		return 0
 	}
-	told = w.by[mark].kills
+	if s := w.by[mark]; s != nil {
+		told = s.kills
+	}
 	_, _ = unix.InotifyRmWatch(w.fd, uint32(mark)) // see above
 	delete(w.by, mark)
 	delete(w.marks, id)

@@ -106,7 +106,11 @@ func reopenStdio(dir string, tty, stdin bool, move mover) (*stdio, error) {
 		}
 		s.stdin = f
 	}
-	return s, s.read()
+	if err := s.read(); err != nil {
+		s.letGo()
+		return nil, err
+	}
+	return s, nil
 }
 
 // read starts reading the output. The shim must have opened its ends.
@@ -264,12 +268,17 @@ func (s *stdio) resumeStdin() {
 
 // close ends everything and removes the FIFOs.
 func (s *stdio) close() {
+	s.letGo()
+	os.RemoveAll(s.dir)
+}
+
+// letGo ends everything here. The FIFOs stay, for another one to read on.
+func (s *stdio) letGo() {
 	s.closeStdin()
 	s.dropKeepers()
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, o := range s.outs {
 		o.stop()
 	}
-	s.mu.Unlock()
-	os.RemoveAll(s.dir)
 }

@@ -4,8 +4,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,4 +103,17 @@ func clip(s string) string {
 		cut--
 	}
 	return s[:cut] + "…"
+}
+
+// errorLog takes what net/http has to say: of what callers do wrong, which is
+// no news, and of panics that it caught, of which nobody else tells.
+type errorLog struct{ log *slog.Logger }
+
+func (e errorLog) Write(text []byte) (int, error) {
+	level := slog.LevelDebug
+	if bytes.Contains(text, []byte("panic")) {
+		level = slog.LevelError
+	}
+	e.log.Log(context.Background(), level, "API server", "message", string(bytes.TrimSpace(text)))
+	return len(text), nil
 }

@@ -4,6 +4,8 @@
 package server
 
 import (
+	"bytes"
+	"log/slog"
 	"strings"
 	"testing"
 )
@@ -19,5 +21,18 @@ func TestClip(t *testing.T) {
 		if got := clip(in); got != want {
 			t.Errorf("%.20q: %.40q", in, got)
 		}
+	}
+}
+
+func TestErrorLog(t *testing.T) {
+	var out bytes.Buffer
+	e := errorLog{slog.New(slog.NewTextHandler(&out, nil))}
+	for _, text := range []string{"http: TLS handshake error from 10.0.0.1:1: EOF\n", "http2: panic serving 10.0.0.1:1: boom\ngoroutine 7\n"} {
+		if n, err := e.Write([]byte(text)); n != len(text) || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+	if got := out.String(); strings.Contains(got, "handshake") || !strings.Contains(got, "level=ERROR") || !strings.Contains(got, "boom") {
+		t.Errorf("the log says %q", got)
 	}
 }

@@ -267,9 +267,10 @@ func (v *Volumes) createLocked(name string, r record) error {
 	if err != nil {
 		return fmt.Errorf("make volume %s: %w", name, err)
 	}
-	if err := v.fillLocked(aside, &r); err == nil {
+	if err = v.fillLocked(aside, &r); err == nil {
 		err = os.Rename(aside, v.path(name))
-	} else {
+	}
+	if err != nil {
 		return fmt.Errorf("make volume %s: %w", name, errors.Join(err, os.RemoveAll(aside)))
 	}
 	if err := atomicfile.SyncDir(v.options.Dir); err != nil {
@@ -364,7 +365,7 @@ func (v *Volumes) asideLocked(name string) (string, error) {
 	aside := v.path(".gone-" + randomName()[:16])
 	err := os.Rename(v.path(name), aside)
 	if errors.Is(err, unix.ENOSPC) { // the disk is so full that a name does not fit: removing is what helps
-		aside, err = v.path(name), nil
+		err = os.RemoveAll(v.path(name)) // here, before somebody makes another one of the name
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("remove volume %s: %w", name, err)

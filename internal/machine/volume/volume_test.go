@@ -196,3 +196,21 @@ func TestConcurrentCalls(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// A name that is taken by files of nobody's is an error, and not a volume that is not there.
+func TestCreateInTheWay(t *testing.T) {
+	dir := t.TempDir()
+	v := open(t, dir, nil)
+	if err := os.MkdirAll(filepath.Join(dir, "db", "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.CreateVolume(ctx, &wherryv1.CreateVolumeRequest{Name: "db"}); err == nil {
+		t.Error("a volume was made where something is in the way")
+	}
+	if got := names(t, v); len(got) != 0 {
+		t.Errorf("there are volumes: %v", got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".new-*")); len(left) != 0 {
+		t.Errorf("left over: %v", left)
+	}
+}

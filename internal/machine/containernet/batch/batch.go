@@ -6,7 +6,12 @@
 // who wait are one run. A single caller waits for nobody.
 package batch
 
-import "sync"
+import (
+	"errors"
+	"sync"
+)
+
+var errPanicked = errors.New("the work that was shared met an error of its own")
 
 // Runner runs Do with one or more items at a time, never twice at once.
 type Runner[T any] struct {
@@ -50,5 +55,6 @@ func (r *Runner[T]) lead(mine *run[T]) {
 	r.mu.Lock()
 	r.waiting = nil
 	r.mu.Unlock()
+	mine.err = errPanicked // if it does; the caller that led may recover, and the others must not take that for a success
 	mine.err = r.Do(mine.items)
 }

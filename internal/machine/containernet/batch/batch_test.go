@@ -46,3 +46,45 @@ func TestRunnerTellsAll(t *testing.T) {
 		}
 	}
 }
+
+// A panic is its caller's; who waited for the same run must not believe that all went well.
+func TestRunnerTellsOfAPanic(t *testing.T) {
+	hold, waits := make(chan struct{}), make(chan struct{})
+	r := Runner[string]{Do: func(batch []string) error {
+		if batch[0] == "first" {
+			close(waits)
+			<-hold
+			return nil
+		}
+		panic("of Do")
+	}}
+	go r.Run("first")
+	<-waits
+	answers := make(chan error, 2)
+	for range 2 {
+		go func() {
+			defer func() {
+				if recover() != nil {
+					answers <- nil
+				}
+			}()
+			answers <- r.Run("second")
+		}()
+	}
+	for r.waitingItems() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	close(hold)
+	if one, other := <-answers, <-answers; one == nil && other == nil {
+		t.Error("the one that waited was told that it worked")
+	}
+}
+
+func (r *Runner[T]) waitingItems() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting == nil {
+		return 0
+	}
+	return len(r.waiting.items)
+}

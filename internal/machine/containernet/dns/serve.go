@@ -54,7 +54,9 @@ func (s *Server) packet(ctx context.Context, c *net.UDPConn, from netip.AddrPort
 	query = slices.Clone(query) // the buffer is for the next packet
 	go func() {
 		defer s.busy.leave(asker)
-		c.WriteToUDPAddrPort(s.forward(ctx, query, "udp"), from)
+		if reply := s.forward(ctx, query, "udp"); reply != nil {
+			c.WriteToUDPAddrPort(reply, from)
+		}
 	}()
 }
 

@@ -146,6 +146,19 @@ func (b *deltaBench) build(ctx context.Context, name string, o image.Options) ([
 	return os.ReadFile(filepath.Join(o.Output, release.OSFile))
 }
 
+// buildItself builds a folder's sources by the program among them: what an image
+// is made of has changed since.
+func (b *deltaBench) buildItself(ctx context.Context, name, version string) ([]byte, error) {
+	fmt.Fprintln(os.Stderr, "deltas: building", name)
+	out := filepath.Join(b.dir, "image-"+name)
+	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/wherry", "build", "--format", "efi", "--release-version", version, "--to", out)
+	cmd.Dir = filepath.Join(b.dir, name)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build %s: %w: %s", name, err, text)
+	}
+	return os.ReadFile(filepath.Join(out, release.OSFile))
+}
+
 // The line that is added to wherryd, and behind which one.
 const (
 	lineFile  = "internal/machine/engine/engine.go"
@@ -180,7 +193,7 @@ func (b *deltaBench) minor(ctx context.Context, _ []byte) ([]byte, []byte, strin
 			return nil, nil, "", err
 		}
 		var err error
-		if files[i], err = b.build(ctx, c.name, image.Options{Version: c.version}); err != nil {
+		if files[i], err = b.buildItself(ctx, c.name, c.version); err != nil {
 			return nil, nil, "", err
 		}
 	}

@@ -54,9 +54,9 @@ func (g *rig) judge(want ...string) {
 }
 
 // harmless is what fsck.fat may say of a partition that was in use when the power went. Linux leaves the mark
-// of that there for ever, and lost clusters and their count are put right before the next file is written.
+// of that there for ever, and lost clusters, their count and the table's second copy are put right before the next file is written.
 var harmless = regexp.MustCompile(`(?m)^(fsck\.fat .*|There are differences between boot sector and its backup\.|This is mostly harmless\. .*| +65:01/00| +Not automatically fixing this\.|` +
-	`Dirty bit is set\. .*| *Automatically removing dirty bit\.|Free cluster summary wrong.*| +Auto-correcting\.|Reclaimed \d+ unused clusters? .*|Leaving filesystem unchanged\.|` +
+	`FATs differ but appear to be intact\.| +Using first FAT\.|Dirty bit is set\. .*| *Automatically removing dirty bit\.|Free cluster summary wrong.*| +Auto-correcting\.|Reclaimed \d+ unused clusters? .*|Leaving filesystem unchanged\.|` +
 	`.*: \d+ files, \d+/\d+ clusters|)\n`)
 
 func (g *rig) fsck(part string) {
@@ -102,6 +102,8 @@ There are differences between boot sector and its backup.
 This is mostly harmless. Differences: (offset:original/backup)
   65:01/00
   Not automatically fixing this.
+FATs differ but appear to be intact.
+  Using first FAT.
 Dirty bit is set. Fs was not properly unmounted and some data may be corrupt.
  Automatically removing dirty bit.
 Free cluster summary wrong (117691 vs. really 117690)

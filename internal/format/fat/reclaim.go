@@ -4,6 +4,7 @@
 package fat
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,8 @@ const (
 
 // Reclaim gives back the clusters that are taken and belong to no file: what a
 // power cut leaves of a file whose directory entry was not written any more.
-// It returns how many bytes that are. The mark of that cut goes too, which Linux leaves there for ever, with the
+// It returns how many bytes that are. What the cut kept from the table's second copy is written: all who
+// read go by the first. The mark of that cut goes too, which Linux leaves there for ever, with the
 // count of what is free, which it believes. Of a volume with any other damage
 // nothing is touched. Nobody else may have the volume open; whatever part of
 // the writes a power cut leaves out, files are not concerned.
@@ -47,6 +49,9 @@ func Reclaim(v Volume) (int64, error) {
 		return 0, err
 	}
 	freed, err := t.release()
+	if err == nil {
+		err = t.mirror()
+	}
 	if err == nil && t.inUse {
 		err = t.unmark()
 	}
@@ -179,6 +184,24 @@ func (t *table) release() (int64, error) {
 		return freed, t.forgetCount()
 	}
 	return 0, nil
+}
+
+// mirror makes the second copy what the first one is.
+func (t *table) mirror() error {
+	var second [64 * sectorBytes]byte
+	for at := int64(0); at < t.bytes; at += int64(len(second)) {
+		first := t.raw[at:min(at+int64(len(second)), t.bytes)]
+		if _, err := t.volume.ReadAt(second[:len(first)], t.start+t.bytes+at); err != nil {
+			return fmt.Errorf("read the FAT's second copy: %w", err)
+		}
+		if bytes.Equal(first, second[:len(first)]) {
+			continue
+		}
+		if _, err := t.volume.WriteAt(first, t.start+t.bytes+at); err != nil {
+			return fmt.Errorf("write the FAT's second copy: %w", err)
+		}
+	}
+	return nil
 }
 
 // forgetCount has whoever mounts it count what is free.

@@ -69,10 +69,8 @@ func reclaimClusters(p partition) (freed int64, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	if freed, err = fat.Reclaim(d); freed > 0 {
-		err = errors.Join(err, d.Sync())
-	}
-	return freed, err
+	freed, err = fat.Reclaim(d)
+	return freed, errors.Join(err, d.Sync())
 }
 
 func mountOnce(device string, write bool) (int, error) {

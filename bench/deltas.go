@@ -151,7 +151,11 @@ func (b *deltaBench) build(ctx context.Context, name string, o image.Options) ([
 func (b *deltaBench) buildItself(ctx context.Context, name, version string) ([]byte, error) {
 	fmt.Fprintln(os.Stderr, "deltas: building", name)
 	out := filepath.Join(b.dir, "image-"+name)
-	cmd := exec.CommandContext(ctx, "go", "run", "./cmd/wherry", "build", "--format", "efi", "--release-version", version, "--to", out)
+	argv := []string{"run", "./cmd/wherry", "build", "--format", "efi", "--to", out}
+	if version != "" { // not its own
+		argv = append(argv, "--release-version", version)
+	}
+	cmd := exec.CommandContext(ctx, "go", argv...)
 	cmd.Dir = filepath.Join(b.dir, name)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build %s: %w: %s", name, err, text)
@@ -188,7 +192,7 @@ func (b *deltaBench) oneLine(ctx context.Context, base []byte) ([]byte, []byte, 
 
 func (b *deltaBench) minor(ctx context.Context, _ []byte) ([]byte, []byte, string, error) {
 	var files [2][]byte
-	for i, c := range []struct{ commit, name, version string }{{minorFrom, "minor-from", "1.0.0"}, {minorTo, "minor-to", "1.1.0"}} {
+	for i, c := range []struct{ commit, name, version string }{{minorFrom, "minor-from", ""}, {minorTo, "minor-to", "1.1.0"}} {
 		if err := b.checkout(ctx, c.commit, c.name); err != nil {
 			return nil, nil, "", err
 		}

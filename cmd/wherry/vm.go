@@ -65,7 +65,7 @@ otherwise.`,
 	flags.StringVar(&f.cdrom, "cdrom", "", `boot by UEFI firmware from this live medium (iso), or "none" to take it out and boot from the disk`)
 	flags.BoolVar(&f.secureBoot, "secure-boot", false, "with --disk-image or --cdrom: firmware that can check signatures")
 	flags.BoolVar(&f.pc, "pc", false, "SATA disks and an Intel network adapter instead of virtio (needs an image of --kernel metal)")
-	flags.BoolVar(&f.tpm, "tpm", false, "with --disk-image: a TPM 2.0, for `wherry machine attest` (needs swtpm)")
+	flags.BoolVar(&f.tpm, "tpm", false, "with --disk-image: a TPM 2.0, for 'wherry machine attest' (needs swtpm)")
 	flags.StringArrayVar(&f.extraDisks, "extra-disk", nil, "attach a raw disk image too (repeat for more)")
 	flags.StringArrayVarP(&f.ports, "publish", "p", nil, "forward [address:]hostPort:machinePort[/udp] (repeat for more)")
 	flags.StringVar(&f.configFile, "config", "", "machine configuration (YAML); your key is added to it")

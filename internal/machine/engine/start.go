@@ -123,7 +123,7 @@ func (e *Engine) startFailed(c *container, err error, byUser bool) error {
 // later one cannot be done.
 func (e *Engine) startLocked(ctx context.Context, c *container) (err error) {
 	rec := c.record()
-	r := &run{done: make(chan struct{}), began: time.Now()}
+	r := &run{done: make(chan struct{})}
 	var undo []func()
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -178,6 +178,7 @@ func (e *Engine) release(ctx context.Context, c *container, r *run, undo *[]func
 	if err := e.shim.Start(ctx, c.task()); err != nil {
 		return startError("container", err)
 	}
+	r.began = time.Now()
 	e.adopt(c, r, func(rec *record) {
 		rec.State.StartedAt = timestamppb.New(r.began)
 		rec.State.OomKilled, rec.State.Error, rec.State.ExitCode = false, "", 0

@@ -293,10 +293,7 @@ func (u *Updater) goBack(ctx context.Context, by string) (release.Version, error
 
 // departure is the record of an attempt that somebody ends: the running release has failed, because they say so.
 func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by string, trying bool) (Decision, error) {
-	reason := "rolled back by hand"
-	if by != "" {
-		reason += " (" + by + ")"
-	}
+	const reason = "rolled back by hand" // by whom is in the record, and not in what the machine reports
 	r := clone(u.current())
 	if trying {
 		u.mu.Lock()

@@ -21,7 +21,11 @@ func (u *Updater) round(ctx context.Context) time.Duration {
 	s, failures := u.settings, u.looked.failures
 	u.mu.Unlock()
 	if s.URL == "" {
-		u.note(nil, 0, "no repository is configured (updates.url)", nil)
+		why := "no repository is configured (updates.url)"
+		if _, err := rootRole(u.o.RootFile); err != nil { // with one it would not help
+			why = err.Error()
+		}
+		u.note(nil, 0, why, nil)
 		return pollEvery
 	}
 	if u.current().State == release.StateStaged {

@@ -83,7 +83,7 @@ func TestUpdateAndRollback(t *testing.T) {
 	w.untilQuiet()
 	r = w.record()
 	e = r.last()
-	if w.running != "1.0.0" || r.State != release.StateRolledBack || e.Result != RolledBack || e.From != v("1.1.0") || e.To != v("1.0.0") || !strings.Contains(e.Reason, "by hand (me)") {
+	if w.running != "1.0.0" || r.State != release.StateRolledBack || e.Result != RolledBack || e.From != v("1.1.0") || e.To != v("1.0.0") || e.Reason != "rolled back by hand" || e.By != "me" {
 		t.Fatalf("%s runs, %+v", w.running, r)
 	}
 	w.start()

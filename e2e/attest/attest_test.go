@@ -19,6 +19,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -142,7 +143,8 @@ func TestAttest(t *testing.T) {
 	manifest := read(t, v.manifest)
 
 	out := v.Run("machine", "attest", "--nonce", nonce, "--out", v.answer, "--manifest", v.manifest)
-	if strings.Contains(out, "bad") || strings.Contains(out, "skipped") || !strings.Contains(out, "signed by CN=Owner") {
+	// As words: a register's value has them in it now and then.
+	if regexp.MustCompile(`\b(bad|skipped)\b`).MatchString(out) || !strings.Contains(out, "signed by CN=Owner") {
 		t.Errorf("the machine's own answer:\n%s", out)
 	}
 	report, r := v.verify(v.answer, "--manifest", v.manifest, "--nonce", nonce)

@@ -67,9 +67,7 @@ func (w *oomWatch) remove(id string) (told int) {
 	if !ok {
 		return 0
 	}
-	if s := w.by[mark]; s != nil {
-		told = s.kills
-	}
+	told = w.by[mark].kills                        // both maps change together
 	_, _ = unix.InotifyRmWatch(w.fd, uint32(mark)) // see above
 	delete(w.by, mark)
 	delete(w.marks, id)

@@ -293,7 +293,7 @@ func (u *Updater) goBack(ctx context.Context, by string) (release.Version, error
 
 // departure is the record of an attempt that somebody ends: the running release has failed, because they say so.
 func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by string, trying bool) (Decision, error) {
-	const reason = "rolled back by hand" // by whom is in the record, and not in what the machine reports
+	const reason = "rolled back by hand" // by whom is in the machine's log, and not in what it reports
 	r := clone(u.current())
 	if trying {
 		u.mu.Lock()

@@ -74,7 +74,41 @@ type Machine struct {
 	Current Version
 	Channel Channel
 	Pin     *Version  // take this version and no other
-	Avoid   []Version // did not work here; unless pinned, the machine waits for a newer one than these
+	Avoid   []Avoided // unless pinned, the machine waits for a newer one than these
+}
+
+// Avoided is a release that a machine leaves alone, and why.
+type Avoided struct {
+	Version Version   `json:"version"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+	// ByHand: somebody went back from it, and nothing says that it did not work.
+	ByHand bool `json:"by_hand,omitempty"`
+}
+
+// String tells what became of it here.
+func (a Avoided) String() string {
+	on := ""
+	if !a.At.IsZero() {
+		on = " on " + a.At.UTC().Format(time.DateOnly)
+	}
+	if a.ByHand {
+		return fmt.Sprintf("somebody went back from %s%s", a.Version, on)
+	}
+	return fmt.Sprintf("%s did not work here%s", a.Version, on)
+}
+
+// refusal says why the release itself is not taken, and what ends that.
+func (a Avoided) refusal(pinned bool) string {
+	switch {
+	case a.ByHand && pinned:
+		return a.String() + ": it is taken again by: wherry machine update apply --retry"
+	case a.ByHand:
+		return a.String() + ": it is left alone until there is a newer release, or: wherry machine update apply --retry"
+	case a.Reason == "":
+		return a.String()
+	}
+	return a.String() + ": " + a.Reason
 }
 
 // Choose returns the release that the machine should go to, or why it stays
@@ -124,15 +158,15 @@ func (m Machine) refuses(r Release, now time.Time) string {
 	if w := r.Withdrawn; w != nil {
 		return fmt.Sprintf("%s was withdrawn on %s: %s", r.Version, w.At.Format(time.DateOnly), w.Reason)
 	}
-	if slices.Contains(m.Avoid, r.Version) {
-		return fmt.Sprintf("%s did not work here", r.Version)
+	if i := slices.IndexFunc(m.Avoid, func(a Avoided) bool { return a.Version == r.Version }); i >= 0 {
+		return m.Avoid[i].refusal(m.Pin != nil)
 	}
 	if m.Pin != nil {
 		return ""
 	}
 	for _, a := range m.Avoid {
-		if r.Version.Compare(a) < 0 {
-			return fmt.Sprintf("%s did not work here, and %s is older", a, r.Version)
+		if r.Version.Compare(a.Version) < 0 {
+			return fmt.Sprintf("%s, and %s is older", a, r.Version)
 		}
 	}
 	if rollout := r.Channels[m.Channel]; !rollout.Includes(m.ID, r.Version, now) {

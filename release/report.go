@@ -27,7 +27,7 @@ const (
 	StateStaged     State = "staged"      // has Target ready
 	StateTrying     State = "trying"      // runs Target, not yet sure of it
 	StateCommitted  State = "committed"   // stays with Version
-	StateRolledBack State = "rolled-back" // Target did not work, for Reason
+	StateRolledBack State = "rolled-back" // left Target again: for Reason, or by hand
 )
 
 // Report is what a machine tells about itself when its owner wants it to.
@@ -40,6 +40,8 @@ type Report struct {
 	State   State    `json:"state"`
 	Target  *Version `json:"target,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
+	// ByHand: somebody went back from Target, and nothing says that it did not work.
+	ByHand bool `json:"by_hand,omitempty"`
 }
 
 // ReportID is an id that says nothing about the machine, and is not the one by

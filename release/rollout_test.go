@@ -157,6 +157,10 @@ func TestChoose(t *testing.T) {
 	arm := rel("18.0.0", release.Stable)
 	arm.Arch = "arm64"
 	base := []release.Release{rel("12.0.0", release.Alpha, release.Beta, release.Stable), rel("13.0.0", release.Alpha, release.Beta, release.Stable), rel("14.0.0", release.Alpha)}
+	avoid := func(v string) []release.Avoided { return []release.Avoided{{Version: version(t, v)}} }
+	day := time.Date(2027, 2, 1, 23, 0, 0, 0, time.UTC)
+	broken := []release.Avoided{{Version: version(t, "13.0.0"), Reason: "no network", At: day}}
+	byHand := []release.Avoided{{Version: version(t, "13.0.0"), Reason: "rolled back by hand", At: day, ByHand: true}}
 	pin := func(v string) *release.Version { p := version(t, v); return &p }
 	for _, c := range []struct {
 		name  string
@@ -175,10 +179,17 @@ func TestChoose(t *testing.T) {
 		{"halted", []release.Release{halted}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "", "0 percent"},
 		{"not yet", []release.Release{later}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "", "from 2027-02-28 01:00:00 on"},
 		{"a clock that is behind", []release.Release{soon}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "17.5.0", ""},
-		{"did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "13.0.0")}}, "", "did not work here"},
-		{"a newer one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "13.5.0")}}, "", "13.5.0 did not work here, and 13.0.0 is older"},
-		{"an older one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: []release.Version{version(t, "12.5.0")}}, "13.0.0", ""},
-		{"pinned below one that did not work", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Pin: pin("13.0.0"), Avoid: []release.Version{version(t, "13.5.0")}}, "13.0.0", ""},
+		{"did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: avoid("13.0.0")}, "", "did not work here"},
+		{"why it did not work", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: broken}, "", "13.0.0 did not work here on 2027-02-01: no network"},
+		{"left by hand", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: byHand}, "",
+			"somebody went back from 13.0.0 on 2027-02-01: it is left alone until there is a newer release, or: wherry machine update apply --retry"},
+		{"pinned to one that was left by hand", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Pin: pin("13.0.0"), Avoid: byHand}, "",
+			"somebody went back from 13.0.0 on 2027-02-01: it is taken again by: wherry machine update apply --retry"},
+		{"a newer one was left by hand", nil, release.Machine{Channel: release.Stable, Current: version(t, "11.0.0"), Avoid: []release.Avoided{{Version: version(t, "13.5.0"), At: day, ByHand: true}}}, "",
+			"somebody went back from 13.5.0 on 2027-02-01, and 13.0.0 is older"},
+		{"a newer one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: avoid("13.5.0")}, "", "13.5.0 did not work here, and 13.0.0 is older"},
+		{"an older one did not work here", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Avoid: avoid("12.5.0")}, "13.0.0", ""},
+		{"pinned below one that did not work", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Pin: pin("13.0.0"), Avoid: avoid("13.5.0")}, "13.0.0", ""},
 		{"other images", []release.Release{docker, arm}, release.Machine{Channel: release.Stable, Current: version(t, "13.0.0")}, "", "runs already"},
 		{"pinned", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Pin: pin("14.0.0")}, "14.0.0", ""},
 		{"pinned to what runs", nil, release.Machine{Channel: release.Stable, Current: version(t, "12.0.0"), Pin: pin("12.0.0")}, "", "runs already"},

@@ -82,9 +82,10 @@ type GetUpdateResponse struct {
 	Trial         *UpdateTrial           `protobuf:"bytes,16,opt,name=trial,proto3" json:"trial,omitempty"`                                // while phase is trying
 	Last          *UpdateRecord          `protobuf:"bytes,17,opt,name=last,proto3" json:"last,omitempty"`                                  // the last update that ended, or the one under way
 	Slots         []*UpdateSlot          `protobuf:"bytes,18,rep,name=slots,proto3" json:"slots,omitempty"`
-	Avoided       []string               `protobuf:"bytes,19,rep,name=avoided,proto3" json:"avoided,omitempty"`                   // versions that did not work here
+	Avoided       []string               `protobuf:"bytes,19,rep,name=avoided,proto3" json:"avoided,omitempty"`                   // the versions of left_alone
 	RootRole      string                 `protobuf:"bytes,20,opt,name=root_role,json=rootRole,proto3" json:"root_role,omitempty"` // key ids and version of the root role that is trusted, for people; empty: none
 	Trust         *UpdateTrust           `protobuf:"bytes,21,opt,name=trust,proto3" json:"trust,omitempty"`
+	LeftAlone     []*AvoidedRelease      `protobuf:"bytes,22,rep,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"` // not taken by itself until there is a newer one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +267,82 @@ func (x *GetUpdateResponse) GetTrust() *UpdateTrust {
 	return nil
 }
 
+func (x *GetUpdateResponse) GetLeftAlone() []*AvoidedRelease {
+	if x != nil {
+		return x.LeftAlone
+	}
+	return nil
+}
+
+// AvoidedRelease is a release that did not work here, or that somebody did not want.
+type AvoidedRelease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	ByHand        bool                   `protobuf:"varint,2,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"` // somebody went back from it: nothing says that it did not work
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AvoidedRelease) Reset() {
+	*x = AvoidedRelease{}
+	mi := &file_wherry_v1_update_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AvoidedRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AvoidedRelease) ProtoMessage() {}
+
+func (x *AvoidedRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_wherry_v1_update_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AvoidedRelease.ProtoReflect.Descriptor instead.
+func (*AvoidedRelease) Descriptor() ([]byte, []int) {
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AvoidedRelease) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *AvoidedRelease) GetByHand() bool {
+	if x != nil {
+		return x.ByHand
+	}
+	return false
+}
+
+func (x *AvoidedRelease) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AvoidedRelease) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // UpdatePolicy is the configuration's updates, with its defaults filled in.
 type UpdatePolicy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -282,7 +359,7 @@ type UpdatePolicy struct {
 
 func (x *UpdatePolicy) Reset() {
 	*x = UpdatePolicy{}
-	mi := &file_wherry_v1_update_proto_msgTypes[2]
+	mi := &file_wherry_v1_update_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +371,7 @@ func (x *UpdatePolicy) String() string {
 func (*UpdatePolicy) ProtoMessage() {}
 
 func (x *UpdatePolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[2]
+	mi := &file_wherry_v1_update_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +384,7 @@ func (x *UpdatePolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePolicy.ProtoReflect.Descriptor instead.
 func (*UpdatePolicy) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{2}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *UpdatePolicy) GetUrl() string {
@@ -372,7 +449,7 @@ type UpdateOffer struct {
 
 func (x *UpdateOffer) Reset() {
 	*x = UpdateOffer{}
-	mi := &file_wherry_v1_update_proto_msgTypes[3]
+	mi := &file_wherry_v1_update_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +461,7 @@ func (x *UpdateOffer) String() string {
 func (*UpdateOffer) ProtoMessage() {}
 
 func (x *UpdateOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[3]
+	mi := &file_wherry_v1_update_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +474,7 @@ func (x *UpdateOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateOffer.ProtoReflect.Descriptor instead.
 func (*UpdateOffer) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{3}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UpdateOffer) GetVersion() string {
@@ -441,7 +518,7 @@ type UpdateTrust struct {
 
 func (x *UpdateTrust) Reset() {
 	*x = UpdateTrust{}
-	mi := &file_wherry_v1_update_proto_msgTypes[4]
+	mi := &file_wherry_v1_update_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +530,7 @@ func (x *UpdateTrust) String() string {
 func (*UpdateTrust) ProtoMessage() {}
 
 func (x *UpdateTrust) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[4]
+	mi := &file_wherry_v1_update_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +543,7 @@ func (x *UpdateTrust) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTrust.ProtoReflect.Descriptor instead.
 func (*UpdateTrust) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{4}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UpdateTrust) GetSecureBoot() bool {
@@ -515,7 +592,7 @@ type UpdateSlot struct {
 
 func (x *UpdateSlot) Reset() {
 	*x = UpdateSlot{}
-	mi := &file_wherry_v1_update_proto_msgTypes[5]
+	mi := &file_wherry_v1_update_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +604,7 @@ func (x *UpdateSlot) String() string {
 func (*UpdateSlot) ProtoMessage() {}
 
 func (x *UpdateSlot) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[5]
+	mi := &file_wherry_v1_update_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +617,7 @@ func (x *UpdateSlot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSlot.ProtoReflect.Descriptor instead.
 func (*UpdateSlot) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{5}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UpdateSlot) GetVersion() string {
@@ -621,7 +698,7 @@ type UpdateProgress struct {
 
 func (x *UpdateProgress) Reset() {
 	*x = UpdateProgress{}
-	mi := &file_wherry_v1_update_proto_msgTypes[6]
+	mi := &file_wherry_v1_update_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +710,7 @@ func (x *UpdateProgress) String() string {
 func (*UpdateProgress) ProtoMessage() {}
 
 func (x *UpdateProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[6]
+	mi := &file_wherry_v1_update_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +723,7 @@ func (x *UpdateProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProgress.ProtoReflect.Descriptor instead.
 func (*UpdateProgress) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{6}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *UpdateProgress) GetPhase() string {
@@ -710,7 +787,7 @@ type UpdateTrial struct {
 
 func (x *UpdateTrial) Reset() {
 	*x = UpdateTrial{}
-	mi := &file_wherry_v1_update_proto_msgTypes[7]
+	mi := &file_wherry_v1_update_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +799,7 @@ func (x *UpdateTrial) String() string {
 func (*UpdateTrial) ProtoMessage() {}
 
 func (x *UpdateTrial) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[7]
+	mi := &file_wherry_v1_update_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +812,7 @@ func (x *UpdateTrial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTrial.ProtoReflect.Descriptor instead.
 func (*UpdateTrial) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{7}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateTrial) GetStartedAt() *timestamppb.Timestamp {
@@ -770,7 +847,7 @@ type UpdateCheck struct {
 
 func (x *UpdateCheck) Reset() {
 	*x = UpdateCheck{}
-	mi := &file_wherry_v1_update_proto_msgTypes[8]
+	mi := &file_wherry_v1_update_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +859,7 @@ func (x *UpdateCheck) String() string {
 func (*UpdateCheck) ProtoMessage() {}
 
 func (x *UpdateCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[8]
+	mi := &file_wherry_v1_update_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +872,7 @@ func (x *UpdateCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateCheck.ProtoReflect.Descriptor instead.
 func (*UpdateCheck) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{8}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateCheck) GetName() string {
@@ -835,15 +912,16 @@ type UpdateRecord struct {
 	DeltaRefused    string                 `protobuf:"bytes,11,opt,name=delta_refused,json=deltaRefused,proto3" json:"delta_refused,omitempty"` // why the whole file was taken although there was a delta
 	// Downtime is from stopping the containers to having them back.
 	Downtime      *durationpb.Duration `protobuf:"bytes,12,opt,name=downtime,proto3" json:"downtime,omitempty"`
-	By            string               `protobuf:"bytes,13,opt,name=by,proto3" json:"by,omitempty"`         // automatic, or the fingerprint of who asked
-	Checks        []*UpdateCheck       `protobuf:"bytes,14,rep,name=checks,proto3" json:"checks,omitempty"` // of the trial, when it ended; those that failed first. None: it did not come to one
+	By            string               `protobuf:"bytes,13,opt,name=by,proto3" json:"by,omitempty"`                        // automatic, or the fingerprint of who asked
+	ByHand        bool                 `protobuf:"varint,15,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"` // somebody went back: nothing says that the release did not work
+	Checks        []*UpdateCheck       `protobuf:"bytes,14,rep,name=checks,proto3" json:"checks,omitempty"`                // of the trial, when it ended; those that failed first. None: it did not come to one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateRecord) Reset() {
 	*x = UpdateRecord{}
-	mi := &file_wherry_v1_update_proto_msgTypes[9]
+	mi := &file_wherry_v1_update_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +933,7 @@ func (x *UpdateRecord) String() string {
 func (*UpdateRecord) ProtoMessage() {}
 
 func (x *UpdateRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[9]
+	mi := &file_wherry_v1_update_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +946,7 @@ func (x *UpdateRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRecord.ProtoReflect.Descriptor instead.
 func (*UpdateRecord) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{9}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateRecord) GetFrom() string {
@@ -962,6 +1040,13 @@ func (x *UpdateRecord) GetBy() string {
 	return ""
 }
 
+func (x *UpdateRecord) GetByHand() bool {
+	if x != nil {
+		return x.ByHand
+	}
+	return false
+}
+
 func (x *UpdateRecord) GetChecks() []*UpdateCheck {
 	if x != nil {
 		return x.Checks
@@ -977,7 +1062,7 @@ type CheckUpdateRequest struct {
 
 func (x *CheckUpdateRequest) Reset() {
 	*x = CheckUpdateRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[10]
+	mi := &file_wherry_v1_update_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1074,7 @@ func (x *CheckUpdateRequest) String() string {
 func (*CheckUpdateRequest) ProtoMessage() {}
 
 func (x *CheckUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[10]
+	mi := &file_wherry_v1_update_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1087,7 @@ func (x *CheckUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckUpdateRequest.ProtoReflect.Descriptor instead.
 func (*CheckUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{10}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{11}
 }
 
 type CheckUpdateResponse struct {
@@ -1015,7 +1100,7 @@ type CheckUpdateResponse struct {
 
 func (x *CheckUpdateResponse) Reset() {
 	*x = CheckUpdateResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[11]
+	mi := &file_wherry_v1_update_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1112,7 @@ func (x *CheckUpdateResponse) String() string {
 func (*CheckUpdateResponse) ProtoMessage() {}
 
 func (x *CheckUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[11]
+	mi := &file_wherry_v1_update_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1125,7 @@ func (x *CheckUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckUpdateResponse.ProtoReflect.Descriptor instead.
 func (*CheckUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{11}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CheckUpdateResponse) GetOffer() *UpdateOffer {
@@ -1061,7 +1146,7 @@ type ApplyUpdateRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Version   string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`                       // empty: what the channel or the pin says
 	StageOnly bool                   `protobuf:"varint,2,opt,name=stage_only,json=stageOnly,proto3" json:"stage_only,omitempty"` // do not reboot
-	// Retry takes a release again that did not work here.
+	// Retry also takes a release that did not work here, or from which somebody went back.
 	Retry         bool `protobuf:"varint,3,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1069,7 +1154,7 @@ type ApplyUpdateRequest struct {
 
 func (x *ApplyUpdateRequest) Reset() {
 	*x = ApplyUpdateRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[12]
+	mi := &file_wherry_v1_update_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1166,7 @@ func (x *ApplyUpdateRequest) String() string {
 func (*ApplyUpdateRequest) ProtoMessage() {}
 
 func (x *ApplyUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[12]
+	mi := &file_wherry_v1_update_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1179,7 @@ func (x *ApplyUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyUpdateRequest.ProtoReflect.Descriptor instead.
 func (*ApplyUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{12}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ApplyUpdateRequest) GetVersion() string {
@@ -1127,7 +1212,7 @@ type ApplyUpdateResponse struct {
 
 func (x *ApplyUpdateResponse) Reset() {
 	*x = ApplyUpdateResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[13]
+	mi := &file_wherry_v1_update_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1224,7 @@ func (x *ApplyUpdateResponse) String() string {
 func (*ApplyUpdateResponse) ProtoMessage() {}
 
 func (x *ApplyUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[13]
+	mi := &file_wherry_v1_update_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1237,7 @@ func (x *ApplyUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyUpdateResponse.ProtoReflect.Descriptor instead.
 func (*ApplyUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{13}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ApplyUpdateResponse) GetProgress() *UpdateProgress {
@@ -1174,7 +1259,7 @@ type ApplyBundleStart struct {
 
 func (x *ApplyBundleStart) Reset() {
 	*x = ApplyBundleStart{}
-	mi := &file_wherry_v1_update_proto_msgTypes[14]
+	mi := &file_wherry_v1_update_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1271,7 @@ func (x *ApplyBundleStart) String() string {
 func (*ApplyBundleStart) ProtoMessage() {}
 
 func (x *ApplyBundleStart) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[14]
+	mi := &file_wherry_v1_update_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1284,7 @@ func (x *ApplyBundleStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyBundleStart.ProtoReflect.Descriptor instead.
 func (*ApplyBundleStart) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{14}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ApplyBundleStart) GetVersion() string {
@@ -1243,7 +1328,7 @@ type ApplyBundleRequest struct {
 
 func (x *ApplyBundleRequest) Reset() {
 	*x = ApplyBundleRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[15]
+	mi := &file_wherry_v1_update_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1340,7 @@ func (x *ApplyBundleRequest) String() string {
 func (*ApplyBundleRequest) ProtoMessage() {}
 
 func (x *ApplyBundleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[15]
+	mi := &file_wherry_v1_update_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1353,7 @@ func (x *ApplyBundleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyBundleRequest.ProtoReflect.Descriptor instead.
 func (*ApplyBundleRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{15}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ApplyBundleRequest) GetMessage() isApplyBundleRequest_Message {
@@ -1321,7 +1406,7 @@ type ApplyBundleResponse struct {
 
 func (x *ApplyBundleResponse) Reset() {
 	*x = ApplyBundleResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[16]
+	mi := &file_wherry_v1_update_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1418,7 @@ func (x *ApplyBundleResponse) String() string {
 func (*ApplyBundleResponse) ProtoMessage() {}
 
 func (x *ApplyBundleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[16]
+	mi := &file_wherry_v1_update_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1431,7 @@ func (x *ApplyBundleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyBundleResponse.ProtoReflect.Descriptor instead.
 func (*ApplyBundleResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{16}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ApplyBundleResponse) GetProgress() *UpdateProgress {
@@ -1365,7 +1450,7 @@ type PauseUpdatesRequest struct {
 
 func (x *PauseUpdatesRequest) Reset() {
 	*x = PauseUpdatesRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[17]
+	mi := &file_wherry_v1_update_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1462,7 @@ func (x *PauseUpdatesRequest) String() string {
 func (*PauseUpdatesRequest) ProtoMessage() {}
 
 func (x *PauseUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[17]
+	mi := &file_wherry_v1_update_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1475,7 @@ func (x *PauseUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*PauseUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{17}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PauseUpdatesRequest) GetUntil() *timestamppb.Timestamp {
@@ -1408,7 +1493,7 @@ type PauseUpdatesResponse struct {
 
 func (x *PauseUpdatesResponse) Reset() {
 	*x = PauseUpdatesResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[18]
+	mi := &file_wherry_v1_update_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1420,7 +1505,7 @@ func (x *PauseUpdatesResponse) String() string {
 func (*PauseUpdatesResponse) ProtoMessage() {}
 
 func (x *PauseUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[18]
+	mi := &file_wherry_v1_update_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1433,7 +1518,7 @@ func (x *PauseUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*PauseUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{18}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{19}
 }
 
 type ResumeUpdatesRequest struct {
@@ -1444,7 +1529,7 @@ type ResumeUpdatesRequest struct {
 
 func (x *ResumeUpdatesRequest) Reset() {
 	*x = ResumeUpdatesRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[19]
+	mi := &file_wherry_v1_update_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1541,7 @@ func (x *ResumeUpdatesRequest) String() string {
 func (*ResumeUpdatesRequest) ProtoMessage() {}
 
 func (x *ResumeUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[19]
+	mi := &file_wherry_v1_update_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1554,7 @@ func (x *ResumeUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*ResumeUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{19}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{20}
 }
 
 type ResumeUpdatesResponse struct {
@@ -1480,7 +1565,7 @@ type ResumeUpdatesResponse struct {
 
 func (x *ResumeUpdatesResponse) Reset() {
 	*x = ResumeUpdatesResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[20]
+	mi := &file_wherry_v1_update_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1577,7 @@ func (x *ResumeUpdatesResponse) String() string {
 func (*ResumeUpdatesResponse) ProtoMessage() {}
 
 func (x *ResumeUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[20]
+	mi := &file_wherry_v1_update_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1590,7 @@ func (x *ResumeUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*ResumeUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{20}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{21}
 }
 
 type ListUpdatesRequest struct {
@@ -1517,7 +1602,7 @@ type ListUpdatesRequest struct {
 
 func (x *ListUpdatesRequest) Reset() {
 	*x = ListUpdatesRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[21]
+	mi := &file_wherry_v1_update_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1529,7 +1614,7 @@ func (x *ListUpdatesRequest) String() string {
 func (*ListUpdatesRequest) ProtoMessage() {}
 
 func (x *ListUpdatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[21]
+	mi := &file_wherry_v1_update_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1542,7 +1627,7 @@ func (x *ListUpdatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUpdatesRequest.ProtoReflect.Descriptor instead.
 func (*ListUpdatesRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{21}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListUpdatesRequest) GetLimit() uint32 {
@@ -1561,7 +1646,7 @@ type ListUpdatesResponse struct {
 
 func (x *ListUpdatesResponse) Reset() {
 	*x = ListUpdatesResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[22]
+	mi := &file_wherry_v1_update_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1658,7 @@ func (x *ListUpdatesResponse) String() string {
 func (*ListUpdatesResponse) ProtoMessage() {}
 
 func (x *ListUpdatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[22]
+	mi := &file_wherry_v1_update_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1671,7 @@ func (x *ListUpdatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUpdatesResponse.ProtoReflect.Descriptor instead.
 func (*ListUpdatesResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{22}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListUpdatesResponse) GetUpdates() []*UpdateRecord {
@@ -1604,7 +1689,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_wherry_v1_update_proto_msgTypes[23]
+	mi := &file_wherry_v1_update_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1701,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[23]
+	mi := &file_wherry_v1_update_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1714,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{23}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{24}
 }
 
 type RollbackResponse struct {
@@ -1642,7 +1727,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_wherry_v1_update_proto_msgTypes[24]
+	mi := &file_wherry_v1_update_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1739,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_wherry_v1_update_proto_msgTypes[24]
+	mi := &file_wherry_v1_update_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1752,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_wherry_v1_update_proto_rawDescGZIP(), []int{24}
+	return file_wherry_v1_update_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RollbackResponse) GetVersion() string {
@@ -1689,7 +1774,7 @@ var File_wherry_v1_update_proto protoreflect.FileDescriptor
 const file_wherry_v1_update_proto_rawDesc = "" +
 	"\n" +
 	"\x16wherry/v1/update.proto\x12\twherry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetUpdateRequest\"\xff\x06\n" +
+	"\x10GetUpdateRequest\"\xb9\a\n" +
 	"\x11GetUpdateResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -1715,7 +1800,14 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	"\x05slots\x18\x12 \x03(\v2\x15.wherry.v1.UpdateSlotR\x05slots\x12\x18\n" +
 	"\aavoided\x18\x13 \x03(\tR\aavoided\x12\x1b\n" +
 	"\troot_role\x18\x14 \x01(\tR\brootRole\x12,\n" +
-	"\x05trust\x18\x15 \x01(\v2\x16.wherry.v1.UpdateTrustR\x05trust\"\xc3\x01\n" +
+	"\x05trust\x18\x15 \x01(\v2\x16.wherry.v1.UpdateTrustR\x05trust\x128\n" +
+	"\n" +
+	"left_alone\x18\x16 \x03(\v2\x19.wherry.v1.AvoidedReleaseR\tleftAlone\"\x87\x01\n" +
+	"\x0eAvoidedRelease\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12\x17\n" +
+	"\aby_hand\x18\x02 \x01(\bR\x06byHand\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xc3\x01\n" +
 	"\fUpdatePolicy\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x18\n" +
 	"\achannel\x18\x02 \x01(\tR\achannel\x12\x10\n" +
@@ -1767,7 +1859,7 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	"\vUpdateCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xdd\x03\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xf6\x03\n" +
 	"\fUpdateRecord\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x16\n" +
@@ -1783,7 +1875,8 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	" \x01(\x04R\x05bytes\x12#\n" +
 	"\rdelta_refused\x18\v \x01(\tR\fdeltaRefused\x125\n" +
 	"\bdowntime\x18\f \x01(\v2\x19.google.protobuf.DurationR\bdowntime\x12\x0e\n" +
-	"\x02by\x18\r \x01(\tR\x02by\x12.\n" +
+	"\x02by\x18\r \x01(\tR\x02by\x12\x17\n" +
+	"\aby_hand\x18\x0f \x01(\bR\x06byHand\x12.\n" +
 	"\x06checks\x18\x0e \x03(\v2\x16.wherry.v1.UpdateCheckR\x06checks\"\x14\n" +
 	"\x12CheckUpdateRequest\"U\n" +
 	"\x13CheckUpdateResponse\x12,\n" +
@@ -1843,87 +1936,90 @@ func file_wherry_v1_update_proto_rawDescGZIP() []byte {
 	return file_wherry_v1_update_proto_rawDescData
 }
 
-var file_wherry_v1_update_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_wherry_v1_update_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_wherry_v1_update_proto_goTypes = []any{
 	(*GetUpdateRequest)(nil),      // 0: wherry.v1.GetUpdateRequest
 	(*GetUpdateResponse)(nil),     // 1: wherry.v1.GetUpdateResponse
-	(*UpdatePolicy)(nil),          // 2: wherry.v1.UpdatePolicy
-	(*UpdateOffer)(nil),           // 3: wherry.v1.UpdateOffer
-	(*UpdateTrust)(nil),           // 4: wherry.v1.UpdateTrust
-	(*UpdateSlot)(nil),            // 5: wherry.v1.UpdateSlot
-	(*UpdateProgress)(nil),        // 6: wherry.v1.UpdateProgress
-	(*UpdateTrial)(nil),           // 7: wherry.v1.UpdateTrial
-	(*UpdateCheck)(nil),           // 8: wherry.v1.UpdateCheck
-	(*UpdateRecord)(nil),          // 9: wherry.v1.UpdateRecord
-	(*CheckUpdateRequest)(nil),    // 10: wherry.v1.CheckUpdateRequest
-	(*CheckUpdateResponse)(nil),   // 11: wherry.v1.CheckUpdateResponse
-	(*ApplyUpdateRequest)(nil),    // 12: wherry.v1.ApplyUpdateRequest
-	(*ApplyUpdateResponse)(nil),   // 13: wherry.v1.ApplyUpdateResponse
-	(*ApplyBundleStart)(nil),      // 14: wherry.v1.ApplyBundleStart
-	(*ApplyBundleRequest)(nil),    // 15: wherry.v1.ApplyBundleRequest
-	(*ApplyBundleResponse)(nil),   // 16: wherry.v1.ApplyBundleResponse
-	(*PauseUpdatesRequest)(nil),   // 17: wherry.v1.PauseUpdatesRequest
-	(*PauseUpdatesResponse)(nil),  // 18: wherry.v1.PauseUpdatesResponse
-	(*ResumeUpdatesRequest)(nil),  // 19: wherry.v1.ResumeUpdatesRequest
-	(*ResumeUpdatesResponse)(nil), // 20: wherry.v1.ResumeUpdatesResponse
-	(*ListUpdatesRequest)(nil),    // 21: wherry.v1.ListUpdatesRequest
-	(*ListUpdatesResponse)(nil),   // 22: wherry.v1.ListUpdatesResponse
-	(*RollbackRequest)(nil),       // 23: wherry.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 24: wherry.v1.RollbackResponse
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*AvoidedRelease)(nil),        // 2: wherry.v1.AvoidedRelease
+	(*UpdatePolicy)(nil),          // 3: wherry.v1.UpdatePolicy
+	(*UpdateOffer)(nil),           // 4: wherry.v1.UpdateOffer
+	(*UpdateTrust)(nil),           // 5: wherry.v1.UpdateTrust
+	(*UpdateSlot)(nil),            // 6: wherry.v1.UpdateSlot
+	(*UpdateProgress)(nil),        // 7: wherry.v1.UpdateProgress
+	(*UpdateTrial)(nil),           // 8: wherry.v1.UpdateTrial
+	(*UpdateCheck)(nil),           // 9: wherry.v1.UpdateCheck
+	(*UpdateRecord)(nil),          // 10: wherry.v1.UpdateRecord
+	(*CheckUpdateRequest)(nil),    // 11: wherry.v1.CheckUpdateRequest
+	(*CheckUpdateResponse)(nil),   // 12: wherry.v1.CheckUpdateResponse
+	(*ApplyUpdateRequest)(nil),    // 13: wherry.v1.ApplyUpdateRequest
+	(*ApplyUpdateResponse)(nil),   // 14: wherry.v1.ApplyUpdateResponse
+	(*ApplyBundleStart)(nil),      // 15: wherry.v1.ApplyBundleStart
+	(*ApplyBundleRequest)(nil),    // 16: wherry.v1.ApplyBundleRequest
+	(*ApplyBundleResponse)(nil),   // 17: wherry.v1.ApplyBundleResponse
+	(*PauseUpdatesRequest)(nil),   // 18: wherry.v1.PauseUpdatesRequest
+	(*PauseUpdatesResponse)(nil),  // 19: wherry.v1.PauseUpdatesResponse
+	(*ResumeUpdatesRequest)(nil),  // 20: wherry.v1.ResumeUpdatesRequest
+	(*ResumeUpdatesResponse)(nil), // 21: wherry.v1.ResumeUpdatesResponse
+	(*ListUpdatesRequest)(nil),    // 22: wherry.v1.ListUpdatesRequest
+	(*ListUpdatesResponse)(nil),   // 23: wherry.v1.ListUpdatesResponse
+	(*RollbackRequest)(nil),       // 24: wherry.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 25: wherry.v1.RollbackResponse
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_wherry_v1_update_proto_depIdxs = []int32{
-	2,  // 0: wherry.v1.GetUpdateResponse.policy:type_name -> wherry.v1.UpdatePolicy
-	3,  // 1: wherry.v1.GetUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
-	25, // 2: wherry.v1.GetUpdateResponse.checked_at:type_name -> google.protobuf.Timestamp
-	25, // 3: wherry.v1.GetUpdateResponse.next_check_at:type_name -> google.protobuf.Timestamp
-	25, // 4: wherry.v1.GetUpdateResponse.window_start:type_name -> google.protobuf.Timestamp
-	25, // 5: wherry.v1.GetUpdateResponse.window_end:type_name -> google.protobuf.Timestamp
-	25, // 6: wherry.v1.GetUpdateResponse.paused_until:type_name -> google.protobuf.Timestamp
-	6,  // 7: wherry.v1.GetUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
-	7,  // 8: wherry.v1.GetUpdateResponse.trial:type_name -> wherry.v1.UpdateTrial
-	9,  // 9: wherry.v1.GetUpdateResponse.last:type_name -> wherry.v1.UpdateRecord
-	5,  // 10: wherry.v1.GetUpdateResponse.slots:type_name -> wherry.v1.UpdateSlot
-	4,  // 11: wherry.v1.GetUpdateResponse.trust:type_name -> wherry.v1.UpdateTrust
-	26, // 12: wherry.v1.UpdatePolicy.spread:type_name -> google.protobuf.Duration
-	25, // 13: wherry.v1.UpdateOffer.published_at:type_name -> google.protobuf.Timestamp
-	25, // 14: wherry.v1.UpdateProgress.reboot_at:type_name -> google.protobuf.Timestamp
-	25, // 15: wherry.v1.UpdateTrial.started_at:type_name -> google.protobuf.Timestamp
-	25, // 16: wherry.v1.UpdateTrial.ends_at:type_name -> google.protobuf.Timestamp
-	8,  // 17: wherry.v1.UpdateTrial.checks:type_name -> wherry.v1.UpdateCheck
-	25, // 18: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
-	25, // 19: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
-	26, // 20: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
-	8,  // 21: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
-	3,  // 22: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
-	6,  // 23: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
-	14, // 24: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
-	6,  // 25: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
-	25, // 26: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
-	9,  // 27: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
-	25, // 28: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
-	0,  // 29: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
-	10, // 30: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
-	12, // 31: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
-	15, // 32: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
-	17, // 33: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
-	19, // 34: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
-	21, // 35: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
-	23, // 36: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
-	1,  // 37: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
-	11, // 38: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
-	13, // 39: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
-	16, // 40: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
-	18, // 41: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
-	20, // 42: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
-	22, // 43: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
-	24, // 44: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	3,  // 0: wherry.v1.GetUpdateResponse.policy:type_name -> wherry.v1.UpdatePolicy
+	4,  // 1: wherry.v1.GetUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
+	26, // 2: wherry.v1.GetUpdateResponse.checked_at:type_name -> google.protobuf.Timestamp
+	26, // 3: wherry.v1.GetUpdateResponse.next_check_at:type_name -> google.protobuf.Timestamp
+	26, // 4: wherry.v1.GetUpdateResponse.window_start:type_name -> google.protobuf.Timestamp
+	26, // 5: wherry.v1.GetUpdateResponse.window_end:type_name -> google.protobuf.Timestamp
+	26, // 6: wherry.v1.GetUpdateResponse.paused_until:type_name -> google.protobuf.Timestamp
+	7,  // 7: wherry.v1.GetUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
+	8,  // 8: wherry.v1.GetUpdateResponse.trial:type_name -> wherry.v1.UpdateTrial
+	10, // 9: wherry.v1.GetUpdateResponse.last:type_name -> wherry.v1.UpdateRecord
+	6,  // 10: wherry.v1.GetUpdateResponse.slots:type_name -> wherry.v1.UpdateSlot
+	5,  // 11: wherry.v1.GetUpdateResponse.trust:type_name -> wherry.v1.UpdateTrust
+	2,  // 12: wherry.v1.GetUpdateResponse.left_alone:type_name -> wherry.v1.AvoidedRelease
+	26, // 13: wherry.v1.AvoidedRelease.at:type_name -> google.protobuf.Timestamp
+	27, // 14: wherry.v1.UpdatePolicy.spread:type_name -> google.protobuf.Duration
+	26, // 15: wherry.v1.UpdateOffer.published_at:type_name -> google.protobuf.Timestamp
+	26, // 16: wherry.v1.UpdateProgress.reboot_at:type_name -> google.protobuf.Timestamp
+	26, // 17: wherry.v1.UpdateTrial.started_at:type_name -> google.protobuf.Timestamp
+	26, // 18: wherry.v1.UpdateTrial.ends_at:type_name -> google.protobuf.Timestamp
+	9,  // 19: wherry.v1.UpdateTrial.checks:type_name -> wherry.v1.UpdateCheck
+	26, // 20: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
+	26, // 21: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
+	27, // 22: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
+	9,  // 23: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
+	4,  // 24: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
+	7,  // 25: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
+	15, // 26: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
+	7,  // 27: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
+	26, // 28: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
+	10, // 29: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
+	26, // 30: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
+	0,  // 31: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
+	11, // 32: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
+	13, // 33: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
+	16, // 34: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
+	18, // 35: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
+	20, // 36: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
+	22, // 37: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
+	24, // 38: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
+	1,  // 39: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
+	12, // 40: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
+	14, // 41: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
+	17, // 42: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
+	19, // 43: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
+	21, // 44: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
+	23, // 45: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
+	25, // 46: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
+	39, // [39:47] is the sub-list for method output_type
+	31, // [31:39] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_wherry_v1_update_proto_init() }
@@ -1931,7 +2027,7 @@ func file_wherry_v1_update_proto_init() {
 	if File_wherry_v1_update_proto != nil {
 		return
 	}
-	file_wherry_v1_update_proto_msgTypes[15].OneofWrappers = []any{
+	file_wherry_v1_update_proto_msgTypes[16].OneofWrappers = []any{
 		(*ApplyBundleRequest_Start)(nil),
 		(*ApplyBundleRequest_Chunk)(nil),
 	}
@@ -1941,7 +2037,7 @@ func file_wherry_v1_update_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wherry_v1_update_proto_rawDesc), len(file_wherry_v1_update_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -293,7 +293,8 @@ func (r *releaseApp) serveCommand() *cobra.Command {
 		Use: "serve", Short: "Serve the repository, and a page that tells how releases fare", Args: cobra.NoArgs,
 		Long: `Serve the repository's files over HTTP. The page at / and /status.json tell which
 releases run where, as far as machines report it (their owners decide), how
-rollouts go, and why machines went back. Needs no keys.
+rollouts go, why releases did not work, and where people went back from them.
+Needs no keys.
 
 An address may send 60 reports a minute. Behind a proxy all come from the
 proxy's: name it with --trust-proxy, and the address is the last one in

@@ -52,7 +52,7 @@ machine's channel or pin offers, the one named with --to, or one out of a bundle
 The command waits until the machine has rebooted and decided, and ends with
   0  the release stays
   1  it was refused, or something went wrong before the reboot
-  3  it did not work: the machine is back in the old release
+  3  it did not work, or somebody went back: the machine is back in the old release
   4  the machine did not answer in time`,
 		Example: "  wherry machine update apply\n  wherry machine update apply --to 12.1.0\n  wherry machine update apply 12.1.0.wherry --no-wait\n  wherry machine update apply --stage-only",
 		Args:    cobra.MaximumNArgs(1),
@@ -73,7 +73,7 @@ The command waits until the machine has rebooted and decided, and ends with
 	f := cmd.Flags()
 	f.StringVar(&o.Version, "to", "", "which release (default: what the channel or the pin says; of a bundle: its newest)")
 	f.BoolVar(&o.StageOnly, "stage-only", false, "make it ready, and leave the reboot to later")
-	f.BoolVar(&o.Retry, "retry", false, "also when it did not work here before")
+	f.BoolVar(&o.Retry, "retry", false, "also when it did not work here before, or somebody went back from it")
 	f.BoolVar(&nowait, "no-wait", false, "do not wait for the machine to come back")
 	f.DurationVar(&o.Timeout, "timeout", updateTime, "how long to wait after the reboot")
 	complete(cmd, "to", func(string) []string { return a.cli(cmd).OfferedVersions(cmd.Context()) })
@@ -123,7 +123,9 @@ func newRollbackCommand(a *app) *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{Use: "rollback", Short: "Go back to the release before this one",
 		Long: `Reboot into the release that ran before this one, which is still on the disk. The
-release that is left is not taken again until there is a newer one. State stays as it is.
+release that is left is not taken again until there is a newer one, or somebody asks for
+it (wherry machine update apply --retry). It counts as left by hand, and not as one that
+did not work. State stays as it is.
 
 Ends with 0 when the machine runs the older release, and else as update apply does.`,
 		Example: "  wherry machine rollback\n  wherry machine rollback --no-wait", Args: cobra.NoArgs,

@@ -111,6 +111,8 @@ func goesBack(g *rig) {
 	// It is left alone until there is a newer one.
 	if out := g.Run("machine", "update", "check"); strings.Contains(out, newRelease+" is there") {
 		g.t.Errorf("the release that was left is offered again: %s", out)
+	} else {
+		g.match("the check", out, `somebody went back from `+newRelease+` on .*apply --retry`)
 	}
 }
 

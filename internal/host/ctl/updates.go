@@ -109,6 +109,8 @@ func (c *CLI) ApplyUpdate(ctx context.Context, o UpdateOptions) error {
 	switch {
 	case r == nil || err != nil:
 		return err
+	case r.State != stateCommitted && r.ByHand:
+		return &ExitError{exitRolledBack, fmt.Errorf("somebody went back from %s while machine %s tried it, which runs %s again", p.target, c.machine.Name, now)}
 	case r.State != stateCommitted:
 		return &ExitError{exitRolledBack, fmt.Errorf("%s did not work on machine %s, which runs %s: %s", p.target, c.machine.Name, now, orNone(r.Reason))}
 	}

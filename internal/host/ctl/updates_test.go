@@ -159,6 +159,17 @@ func TestUpdateRolledBack(t *testing.T) {
 	}
 }
 
+// Who goes back during the trial is told so, and not that the release did not work.
+func TestUpdateGivenUp(t *testing.T) {
+	r := newRig(t)
+	r.toy.states = states(&wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", Reason: "rolled back by hand", ByHand: true, StartedAt: at(0), EndedAt: at(9)})
+	r.toy.progress, r.toy.err = steps, errdefs.ErrUnavailable
+	err := r.ApplyUpdate(t.Context(), UpdateOptions{Wait: true, Timeout: time.Minute})
+	if want := "somebody went back from 12.1.0 while machine demo tried it, which runs 12.0.0 again"; ExitCode(err) != 3 || err.Error() != want {
+		t.Errorf("exit code %d, %v", ExitCode(err), err)
+	}
+}
+
 func TestUpdateSilence(t *testing.T) {
 	r := newRig(t)
 	r.toy.states = states(old)[:2]
@@ -351,9 +362,27 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 			"12.1.0 did not work 5 minutes ago: no network"},
 		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Offer: &wherryv1.UpdateOffer{Version: "12.2.0", Bytes: 5000}, Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), Reason: "no network"}},
 			"12.1.0 did not work 5 minutes ago: no network; 12.2.0 is there, 5kB"},
+		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), ByHand: true}},
+			"somebody went back from 12.1.0 5 minutes ago: it is left alone until there is a newer release, or: wherry machine update apply --retry"},
+		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", Source: "rollback", State: "rolled-back", EndedAt: at(-5), ByHand: true},
+			Offer: &wherryv1.UpdateOffer{Version: "12.2.0", Bytes: 5000}}, "somebody went back from 12.1.0 5 minutes ago; 12.2.0 is there, 5kB"},
+		{&wherryv1.GetUpdateResponse{Version: "12.1.0", Phase: "idle", Policy: whole.Policy, Why: "12.1.0 runs already", Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", Source: "rollback", State: "failed", EndedAt: at(-5), ByHand: true}},
+			"none: 12.1.0 runs already"},
 	} {
 		if got := r.updateLine(c.state); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestAvoidText(t *testing.T) {
+	for want, u := range map[string]*wherryv1.GetUpdateResponse{
+		"": {}, "12.1.0, 12.2.0": {Avoided: []string{"12.1.0", "12.2.0"}},
+		"12.1.0 (did not work, " + localTime(at(-5)) + "), 12.2.0 (left by hand, " + localTime(at(0)) + ")": {Avoided: []string{"12.1.0", "12.2.0"},
+			LeftAlone: []*wherryv1.AvoidedRelease{{Version: "12.1.0", At: at(-5)}, {Version: "12.2.0", ByHand: true, At: at(0)}}},
+	} {
+		if got := avoidText(u); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (c *CLI) updateScreen(u *wherryv1.GetUpdateResponse) string {
 	row("Window", windowText(u))
 	row("Trial", trialText(u.Trial))
 	row("Last", c.lastText(u.Last))
-	row("Avoids", strings.Join(u.Avoided, ", "))
+	row("Avoids", avoidText(u))
 	name := "Slots"
 	for _, s := range u.Slots {
 		rows = append(rows, []string{name, slotText(s)})
@@ -137,10 +137,40 @@ func (c *CLI) updateLine(u *wherryv1.GetUpdateResponse) string {
 // left says which release the machine went back from the last time, as long as it
 // runs the one before; empty: none.
 func (c *CLI) left(u *wherryv1.GetUpdateResponse) string {
-	if u.Last.GetEndedAt() == nil || u.Last.State == stateCommitted || u.Last.From != u.Version {
+	if u.Last.GetEndedAt() == nil || u.Last.State == stateCommitted {
 		return ""
 	}
-	return because(fmt.Sprintf("%s did not work %s", u.Last.To, c.age(u.Last.EndedAt)), firstLine(u.Last.Reason))
+	left, back := u.Last.To, u.Last.From
+	if u.Last.Source == sourceRollback {
+		left, back = back, left
+	}
+	switch {
+	case back != u.Version:
+		return ""
+	case u.Last.ByHand && u.Offer != nil:
+		return fmt.Sprintf("somebody went back from %s %s", left, c.age(u.Last.EndedAt))
+	case u.Last.ByHand:
+		return fmt.Sprintf("somebody went back from %s %s: it is left alone until there is a newer release, or: wherry machine update apply --retry", left, c.age(u.Last.EndedAt))
+	}
+	return because(fmt.Sprintf("%s did not work %s", left, c.age(u.Last.EndedAt)), firstLine(u.Last.Reason))
+}
+
+const sourceRollback = "rollback"
+
+// avoidText names what is left alone, and why.
+func avoidText(u *wherryv1.GetUpdateResponse) string {
+	if len(u.LeftAlone) == 0 { // a machine that tells no more
+		return strings.Join(u.Avoided, ", ")
+	}
+	var parts []string
+	for _, a := range u.LeftAlone {
+		how := "did not work"
+		if a.ByHand {
+			how = "left by hand"
+		}
+		parts = append(parts, fmt.Sprintf("%s (%s, %s)", a.Version, how, localTime(a.At)))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // progressOf is what is under way, for machines that know no details.

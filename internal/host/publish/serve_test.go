@@ -107,6 +107,9 @@ func TestStatusPage(t *testing.T) {
 		func(r *release.Report) {
 			r.State, r.Target, r.Reason = release.StateRolledBack, &v, "<script>alert(1)</script> redis is not healthy"
 		},
+		func(r *release.Report) {
+			r.State, r.Target, r.Reason, r.ByHand = release.StateRolledBack, &v, "by hand", true
+		},
 	} {
 		f.check(source.Report(t.Context(), report(i, change)))
 		f.check(source.Report(t.Context(), report(i, change))) // again: it counts once
@@ -114,20 +117,20 @@ func TestStatusPage(t *testing.T) {
 	_, body := get(t, url+"/status.json")
 	var s Status
 	f.check(json.Unmarshal([]byte(body), &s))
-	if s.Machines != 4 || len(s.Rollouts) != 2 || len(s.Failures) != 1 || s.Failures[0].Machines != 1 {
+	if s.Machines != 5 || len(s.Rollouts) != 2 || len(s.Failures) != 1 || s.Failures[0].Machines != 1 {
 		t.Fatalf("%+v", s)
 	}
-	if r := s.Rollouts[0]; r.Version != v || r.Machines != 4 || r.Running != 1 || r.Trying != 1 || r.Failed != 1 {
+	if r := s.Rollouts[0]; r.Version != v || r.Machines != 5 || r.Running != 1 || r.Trying != 1 || r.Failed != 1 || r.ByHand != 1 {
 		t.Errorf("%+v", r)
 	}
 	_, html := get(t, url+"/")
-	if !strings.Contains(html, "redis is not healthy") || strings.Contains(html, "<script>") {
+	if !strings.Contains(html, "<td>5<td>1<td>1<td>1<td>1\n") || !strings.Contains(html, "redis is not healthy") || strings.Contains(html, "<script>") {
 		t.Errorf("the page: %s", html)
 	}
 	f.check(reports.Save())
 	again, err := OpenReports(reports.file, time.Now)
 	f.check(err)
-	if len(again.List()) != 4 {
+	if len(again.List()) != 5 {
 		t.Errorf("%d reports were kept", len(again.List()))
 	}
 }

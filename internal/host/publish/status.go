@@ -39,10 +39,11 @@ type RolloutStatus struct {
 	Machines  int             `json:"machines"` // in the channel
 	Running   int             `json:"running"`
 	Trying    int             `json:"trying"`
-	Failed    int             `json:"failed"`
+	Failed    int             `json:"failed"`  // it did not work there
+	ByHand    int             `json:"by_hand"` // somebody went back from it
 }
 
-// Failure is a reason for which machines went back.
+// Failure is a reason for which machines went back by themselves.
 type Failure struct {
 	Version  release.Version `json:"version"`
 	Reason   string          `json:"reason"`
@@ -93,6 +94,8 @@ func rolloutStatus(rel release.Release, c release.Channel, reports []Received) R
 		s.Machines++
 		target := r.Report.Target != nil && *r.Report.Target == rel.Version
 		switch {
+		case target && r.Report.State == release.StateRolledBack && r.Report.ByHand:
+			s.ByHand++
 		case target && r.Report.State == release.StateRolledBack:
 			s.Failed++
 		case target && (r.Report.State == release.StateTrying || r.Report.State == release.StateStaged):
@@ -111,7 +114,7 @@ func failures(reports []Received) []Failure {
 	}
 	found := map[what]Failure{}
 	for _, r := range reports {
-		if r.Report.State != release.StateRolledBack || r.Report.Target == nil {
+		if r.Report.State != release.StateRolledBack || r.Report.Target == nil || r.Report.ByHand {
 			continue
 		}
 		k := what{*r.Report.Target, r.Report.Reason}

@@ -73,6 +73,7 @@ func (u *Updater) tellRecord(r *wherryv1.GetUpdateResponse) {
 	}
 	for _, a := range rec.Avoid {
 		r.Avoided = append(r.Avoided, a.Version.String())
+		r.LeftAlone = append(r.LeftAlone, &wherryv1.AvoidedRelease{Version: a.Version.String(), ByHand: a.ByHand, Reason: a.Reason, At: stamp(a.At)})
 	}
 }
 
@@ -134,7 +135,7 @@ func (r Record) tell(limit int) (out []*wherryv1.UpdateRecord) {
 	if a := r.Attempt; a != nil {
 		out = append(out, &wherryv1.UpdateRecord{
 			From: a.From.String(), To: a.To.String(), Source: string(a.How), By: a.By, State: string(r.State), Reason: a.Failed,
-			StartedAt: stamp(a.Begun), Delta: a.Delta, DownloadedBytes: uint64(a.Fetched), Bytes: uint64(a.File.Bytes), DeltaRefused: a.Note,
+			ByHand: a.GivenUp, StartedAt: stamp(a.Begun), Delta: a.Delta, DownloadedBytes: uint64(a.Fetched), Bytes: uint64(a.File.Bytes), DeltaRefused: a.Note,
 			Checks: tellChecks(a.Checks, "failed"),
 		})
 	}
@@ -148,9 +149,10 @@ func (r Record) tell(limit int) (out []*wherryv1.UpdateRecord) {
 var states = map[Result]string{Committed: "committed", RolledBack: "rolled-back", Lost: "failed", Stayed: "failed"}
 
 func (e Entry) tell() *wherryv1.UpdateRecord {
+	_, byHand := e.byHand()
 	r := &wherryv1.UpdateRecord{
 		From: e.From.String(), To: e.To.String(), Source: string(e.How), By: e.By, State: states[e.Result], Reason: e.Reason,
-		StartedAt: stamp(e.Begun), EndedAt: stamp(e.Ended), Delta: e.Delta, DownloadedBytes: uint64(e.Fetched), Bytes: uint64(e.Bytes), DeltaRefused: e.Note,
+		ByHand: byHand, StartedAt: stamp(e.Begun), EndedAt: stamp(e.Ended), Delta: e.Delta, DownloadedBytes: uint64(e.Fetched), Bytes: uint64(e.Bytes), DeltaRefused: e.Note,
 		Checks: tellChecks(e.Checks, "failed"),
 	}
 	if e.Downtime > 0 {

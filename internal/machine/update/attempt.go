@@ -291,13 +291,15 @@ func (u *Updater) goBack(ctx context.Context, by string) (release.Version, error
 	return to, nil
 }
 
-// departure is the record of an attempt that somebody ends: the running release has failed, because they say so.
+// byHandReason says nothing of who it was: that is in the machine's log.
+const byHandReason = "rolled back by hand"
+
+// departure is the record of an attempt that somebody ends: the running release is left, because they say so.
 func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by string, trying bool) (Decision, error) {
-	const reason = "rolled back by hand" // by whom is in the machine's log, and not in what it reports
 	r := clone(u.current())
 	if trying {
 		u.mu.Lock()
-		r.Attempt.Failed, r.Attempt.Checks = reason, u.checksLocked()
+		r.Attempt.Failed, r.Attempt.GivenUp, r.Attempt.Checks = byHandReason, true, u.checksLocked()
 		u.mu.Unlock()
 		return leave(r, s), nil
 	}
@@ -310,7 +312,7 @@ func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by 
 	}
 	r = u.current()
 	r.Attempt = &Attempt{
-		From: to, To: left, How: Rollback, By: by, Begun: s.Now, Boot: s.Boot, Baseline: u.baseline(ctx), Down: u.o.Now(), Failed: reason,
+		From: to, To: left, How: Rollback, By: by, Begun: s.Now, Boot: s.Boot, Baseline: u.baseline(ctx), Down: u.o.Now(), Failed: byHandReason, GivenUp: true,
 	}
 	return leave(r, s), nil
 }

@@ -81,8 +81,9 @@ func (u *Updater) choose(repo *release.Repository, from origin, want *release.Ve
 	u.mu.Unlock()
 	m := release.Machine{ID: u.id, Edition: u.o.Edition, Arch: u.o.Arch, Current: u.version, Channel: s.Channel, Pin: s.Pin}
 	if !retry {
-		for _, a := range r.Avoid {
-			m.Avoid = append(m.Avoid, a.Version)
+		m.Avoid = slices.Clone(r.Avoid)
+		for i := range m.Avoid {
+			m.Avoid[i].Reason = firstLine(m.Avoid[i].Reason)
 		}
 	}
 	all := repo.Releases
@@ -96,18 +97,7 @@ func (u *Updater) choose(repo *release.Repository, from origin, want *release.Ve
 	if want != nil {
 		m.Pin = want
 	}
-	rel, found, why = release.Choose(all, m, u.o.Now())
-	if a, is := avoidedPin(r, m); !found && is && !retry {
-		why = fmt.Sprintf("%s did not work here on %s: %s", a.Version, a.At.UTC().Format(time.DateOnly), firstLine(a.Reason))
-	}
-	return rel, found, why
-}
-
-func avoidedPin(r Record, m release.Machine) (Avoided, bool) {
-	if m.Pin == nil {
-		return Avoided{}, false
-	}
-	return r.avoided(*m.Pin)
+	return release.Choose(all, m, u.o.Now())
 }
 
 // fetched is an OS file on the state disk, complete and verified.

@@ -111,7 +111,10 @@ func onTrial(r Record, s Seen) Decision {
 	from, _ := s.other()
 	r.Attempt = &Attempt{From: from, To: running, How: Unknown, Begun: s.Now, Boot: s.Boot}
 	if a, bad := r.avoided(running); bad {
-		r.Attempt.Failed = "it did not work here before: " + a.Reason
+		r.Attempt.Failed, r.Attempt.GivenUp = "it did not work here before: "+a.Reason, a.ByHand
+		if a.ByHand {
+			r.Attempt.Failed = "somebody went back from it before"
+		}
 		return leave(r, s)
 	}
 	if !s.Persistent { // without state nothing is ever staged: it was there before this boot
@@ -143,7 +146,7 @@ func leave(r Record, s Seen) Decision {
 		if ok {
 			reason = fmt.Sprintf("%s; the machine was restarted %d times and the loader started this release each time", a.Failed, a.Leaving)
 		}
-		r.avoid(a.To, reason, s.Now)
+		r.avoid(reason, s.Now)
 		r.end(release.StateIdle, Stayed, reason, s.Now)
 		return Decision{Record: r, Settled: true, Say: fmt.Sprintf("%s stays, although: %s", a.To, reason)}
 	}
@@ -216,7 +219,7 @@ func failed(r Record, s Seen, slot Slot, there bool) Decision {
 		reason += "; a kernel ended with " + s.Died
 	}
 	reason = bounded(reason, maxReason)
-	r.avoid(a.To, reason, s.Now)
+	r.avoid(reason, s.Now)
 	r.end(release.StateRolledBack, RolledBack, reason, s.Now)
 	d := Decision{Record: r, Settled: true, Measure: a, Say: fmt.Sprintf("rolled back from %s to %s: %s", a.To, s.Running.Version, reason)}
 	if there && !slot.Bad {

@@ -138,7 +138,8 @@ func TestDecide(t *testing.T) {
 
 		// The record is lost, or knows of other things.
 		{"lost while trying", Record{State: idle}, "1.1.0+2-1* 1.0.0", "trying, under way, try", ""},
-		{"lost, and it had failed", Record{State: idle, Avoid: []Avoided{{v("1.1.0"), "no", when}}}, "1.1.0+2-1* 1.0.0", "retire 1.1.0, trying, under way, reboot", ""},
+		{"lost, and it had failed", Record{State: idle, Avoid: []release.Avoided{{Version: v("1.1.0"), Reason: "no", At: when}}}, "1.1.0+2-1* 1.0.0", "retire 1.1.0, trying, under way, reboot", ""},
+		{"lost, and somebody had gone back", Record{State: idle, Avoid: []release.Avoided{{Version: v("1.1.0"), ByHand: true, At: when}}}, "1.1.0+2-1* 1.0.0", "retire 1.1.0, trying, under way, reboot", ""},
 		{"the blessing was lost", Record{State: committed, History: past(Committed)}, "1.1.0+2-1* 1.0.0", "committed, [1.0.0→1.1.0 committed], bless, settled", ""},
 		{"of another version", Record{State: staged, Attempt: to11()}, "1.2.0+2-1* 1.0.0", "trying, under way, try", ""},
 		{"no release", Record{State: idle}, "mine+2-1* 1.0.0", "idle, settled", ""},
@@ -279,9 +280,9 @@ func TestSurplus(t *testing.T) {
 func TestRecordBounds(t *testing.T) {
 	r := Record{State: release.StateIdle}
 	for i := range 100 {
-		r.Attempt = to11()
+		r.Attempt = to11(func(a *Attempt) { a.To = release.Version{Days: i} })
+		r.avoid(strings.Repeat("x", 5000), when)
 		r.end(release.StateRolledBack, RolledBack, strings.Repeat("ä", 5000), when)
-		r.avoid(release.Version{Days: i}, strings.Repeat("x", 5000), when)
 	}
 	r.Attempt = to11(func(a *Attempt) {
 		a.Baseline = slices.Concat([]byte(`"`), []byte(strings.Repeat("b", maxBaseline-2)), []byte(`"`))

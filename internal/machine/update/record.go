@@ -30,11 +30,11 @@ const (
 
 // Record is all that the machine remembers of its updates.
 type Record struct {
-	State   release.State `json:"state"`
-	Attempt *Attempt      `json:"attempt,omitempty"` // the one that is going on
-	Avoid   []Avoided     `json:"avoid,omitempty"`
-	Paused  *Pause        `json:"paused,omitempty"`
-	History []Entry       `json:"history,omitempty"` // newest first
+	State   release.State     `json:"state"`
+	Attempt *Attempt          `json:"attempt,omitempty"` // the one that is going on
+	Avoid   []release.Avoided `json:"avoid,omitempty"`
+	Paused  *Pause            `json:"paused,omitempty"`
+	History []Entry           `json:"history,omitempty"` // newest first
 	// Floor is a time that has passed for certain, whatever the clock says.
 	Floor time.Time `json:"floor,omitzero"`
 	// Reported is what the status page heard last.
@@ -72,15 +72,9 @@ type Attempt struct {
 	Down      time.Time       `json:"down,omitzero"`     // when the machine stopped working for it
 	Starts    int             `json:"starts,omitempty"`  // boots of To in which wherryd came up
 	Failed    string          `json:"failed,omitempty"`  // why To is being left
+	GivenUp   bool            `json:"by_hand,omitempty"` // by somebody, and nothing says that To did not work
 	Leaving   int             `json:"leaving,omitempty"` // how often that was tried
 	Checks    []Check         `json:"checks,omitempty"`  // how the trial ended
-}
-
-// Avoided is a release that did not work here.
-type Avoided struct {
-	Version release.Version `json:"version"`
-	Reason  string          `json:"reason"`
-	At      time.Time       `json:"at"`
 }
 
 // Pause keeps the machine from beginning by itself.
@@ -98,12 +92,21 @@ type Entry struct {
 	Ended    time.Time       `json:"ended"`
 	Result   Result          `json:"result"`
 	Reason   string          `json:"reason,omitempty"`
+	GivenUp  bool            `json:"by_hand,omitempty"` // as in Attempt
 	Fetched  int64           `json:"fetched"`
 	Bytes    int64           `json:"bytes"` // of the whole file
 	Delta    bool            `json:"delta,omitempty"`
 	Note     string          `json:"note,omitempty"`
 	Downtime time.Duration   `json:"downtime,omitempty"` // zero: not known
 	Checks   []Check         `json:"checks,omitempty"`   // of the trial; none: it did not come to one
+}
+
+// byHand says that somebody went back, and which release that left.
+func (e Entry) byHand() (left release.Version, is bool) {
+	if e.How == Rollback {
+		return e.From, true
+	}
+	return e.To, e.GivenUp
 }
 
 // Result is how an attempt ended.
@@ -123,7 +126,7 @@ func (r Record) under() bool { return r.Attempt != nil }
 // end moves the attempt to the history.
 func (r *Record) end(state release.State, result Result, reason string, now time.Time) {
 	a := r.Attempt
-	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note, Checks: a.Checks}
+	e := Entry{From: a.From, To: a.To, How: a.How, By: a.By, Begun: a.Begun, Ended: now, Result: result, Reason: bounded(reason, maxReason), GivenUp: a.GivenUp, Fetched: a.Fetched, Bytes: a.File.Bytes, Delta: a.Delta, Note: a.Note, Checks: a.Checks}
 	if a.How == Rollback { // it was the running one that was left
 		e.From, e.To = a.To, a.From
 	}
@@ -131,23 +134,24 @@ func (r *Record) end(state release.State, result Result, reason string, now time
 	r.State, r.Attempt = state, nil
 }
 
-// avoid remembers a release that did not work.
-func (r *Record) avoid(v release.Version, reason string, now time.Time) {
-	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a Avoided) bool { return a.Version == v })
-	r.Avoid = append(r.Avoid, Avoided{v, bounded(reason, maxReason), now})
+// avoid remembers the attempt's release, which is left for a reason.
+func (r *Record) avoid(reason string, now time.Time) {
+	left := release.Avoided{Version: r.Attempt.To, Reason: bounded(reason, maxReason), At: now, ByHand: r.Attempt.GivenUp}
+	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a release.Avoided) bool { return a.Version == left.Version })
+	r.Avoid = append(r.Avoid, left)
 	r.Avoid = r.Avoid[max(0, len(r.Avoid)-maxAvoided):]
 }
 
 // forgive forgets what is no newer than the release that works.
 func (r *Record) forgive(v release.Version) {
-	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a Avoided) bool { return a.Version.Compare(v) <= 0 })
+	r.Avoid = slices.DeleteFunc(slices.Clone(r.Avoid), func(a release.Avoided) bool { return a.Version.Compare(v) <= 0 })
 }
 
 // avoided returns why a release is left alone.
-func (r Record) avoided(v release.Version) (Avoided, bool) {
-	i := slices.IndexFunc(r.Avoid, func(a Avoided) bool { return a.Version == v })
+func (r Record) avoided(v release.Version) (release.Avoided, bool) {
+	i := slices.IndexFunc(r.Avoid, func(a release.Avoided) bool { return a.Version == v })
 	if i < 0 {
-		return Avoided{}, false
+		return release.Avoided{}, false
 	}
 	return r.Avoid[i], true
 }

@@ -10,7 +10,35 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"wherry.example/wherry/release"
 )
+
+// What a record said of going back before it knew more: the way it was begun is enough.
+func TestOldRecordOfARollback(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "record.json")
+	if err := writeFile(file, `{"state":"rolled-back","avoid":[{"version":"1.1.0","reason":"rolled back by hand","at":"2026-11-21T10:00:00Z"}],
+		"history":[{"from":"1.1.0","to":"1.0.0","how":"rollback","by":"ada","result":"rolled back","reason":"rolled back by hand by ada","begun":"2026-11-21T10:00:00Z","ended":"2026-11-21T10:01:00Z","fetched":0,"bytes":0}],
+		"reported":{"id":"x","version":"1.0.0","edition":"core","arch":"amd64","channel":"stable","state":"rolled-back"}}`); err != nil {
+		t.Fatal(err)
+	}
+	r, err := load(file)
+	if err != nil || len(r.Avoid) != 1 || r.Avoid[0].Version != v("1.1.0") || r.Avoid[0].ByHand {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	left := v("1.1.0")
+	want := release.Report{Version: v("1.0.0"), Channel: release.Stable, State: release.StateRolledBack, Target: &left, ByHand: true, Reason: "rolled back by hand"}
+	if diff := cmp.Diff(want, reportOf(r, v("1.0.0"), release.Stable)); diff != "" {
+		t.Error(diff)
+	}
+	if !r.tell(1)[0].ByHand {
+		t.Error("the API says that it was not by hand")
+	}
+	r.History[0].Result = Stayed // the loader did not let go of it: it runs
+	if got := reportOf(r, v("1.1.0"), release.Stable); got.State != release.StateIdle {
+		t.Errorf("reported %+v", got)
+	}
+}
 
 // What checks print is the work's: it is bounded, and what failed is kept first.
 func TestKeptChecks(t *testing.T) {

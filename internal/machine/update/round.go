@@ -207,18 +207,17 @@ func (u *Updater) report(ctx context.Context) {
 func reportOf(r Record, version release.Version, channel release.Channel) release.Report {
 	news := release.Report{Version: version, Channel: channel, State: release.StateIdle}
 	last := r.last()
+	left, byHand := last.byHand()
 	switch {
 	case r.under() && r.State != release.StateIdle:
 		to := r.Attempt.To
 		news.State, news.Target = r.State, &to
 	case last.Result == Committed && last.To == version:
 		news.State = release.StateCommitted
-	case last.Result == RolledBack, last.Result == Stayed:
-		to := last.To
-		if last.How == Rollback {
-			to = last.From
-		}
-		news.State, news.Target, news.Reason = release.StateRolledBack, &to, bounded(last.Reason, maxReportReason)
+	case last.Result == RolledBack && byHand: // whatever the record says of it
+		news.State, news.Target, news.ByHand, news.Reason = release.StateRolledBack, &left, true, byHandReason
+	case (last.Result == RolledBack || last.Result == Stayed) && !byHand:
+		news.State, news.Target, news.Reason = release.StateRolledBack, &left, bounded(last.Reason, maxReportReason)
 	}
 	return news
 }

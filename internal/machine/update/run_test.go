@@ -6,6 +6,8 @@ package update
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"wherry.example/wherry/config"
 	"wherry.example/wherry/release"
 )
 
@@ -88,7 +91,7 @@ func TestUpdateAndRollback(t *testing.T) {
 	}
 	w.start()
 	w.life(func(u *Updater) error {
-		if err := apply(u); err == nil || !strings.Contains(err.Error(), "1.1.0 did not work here") {
+		if err := apply(u); err == nil || err.Error() != "somebody went back from 1.1.0 on 2027-02-19: it is left alone until there is a newer release, or: wherry machine update apply --retry" {
 			t.Errorf("what was left is taken again: %v", err)
 		}
 		if err := u.Apply(Request{Retry: true}, nil); err != nil {
@@ -98,6 +101,50 @@ func TestUpdateAndRollback(t *testing.T) {
 	})
 	if w.untilQuiet(); w.running != "1.1.0" {
 		t.Errorf("%s runs", w.running)
+	}
+}
+
+// Who goes back while a release is on trial has not found that it does not work.
+func TestRollbackOfATrial(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	w.config.Report, w.config.Mode = true, config.UpdatesManual
+	var heard release.Report
+	repo.attack = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/report" {
+			data, _ := io.ReadAll(r.Body)
+			heard, _ = release.ParseReport(data)
+		}
+		return r.URL.Path == "/report"
+	}
+	w.start()
+	if err := w.life(apply); err != nil {
+		t.Fatal(err)
+	}
+	w.during = func(u *Updater) {
+		if _, err := u.goBack(t.Context(), "ada"); err != nil {
+			t.Error(err)
+		}
+	}
+	w.untilQuiet()
+	e := w.record().last()
+	if left, byHand := e.byHand(); w.running != "1.0.0" || e.Result != RolledBack || e.How != ByHand || !byHand || left != v("1.1.0") {
+		t.Fatalf("%s runs, %+v", w.running, e)
+	}
+	w.start()
+	w.life(func(u *Updater) error {
+		u.round(t.Context())
+		if s, _ := u.Update(t.Context()); !s.Last.ByHand || len(s.LeftAlone) != 1 || !s.LeftAlone[0].ByHand || s.LeftAlone[0].Version != "1.1.0" {
+			t.Errorf("it says %v", s)
+		}
+		return nil
+	})
+	if lines := w.board.List(); len(lines) != 1 || !lines[0].Ready || !strings.Contains(lines[0].Message, "somebody went back from 1.1.0 on") {
+		t.Errorf("the board says %+v", lines)
+	}
+	if to := heard.Target; heard.State != release.StateRolledBack || !heard.ByHand || to == nil || *to != v("1.1.0") || heard.Reason != "rolled back by hand" {
+		t.Errorf("the status page heard %+v", heard)
 	}
 }
 

@@ -350,10 +350,13 @@ func (u *Updater) tellBoard() {
 	l, last, under := u.looked, u.record.last(), u.record.Attempt
 	state := u.record.State
 	u.mu.Unlock()
+	left, byHand := last.byHand()
 	switch {
 	case under != nil && state == release.StateStaged:
 		u.o.Board.Set(boardLine, true, fmt.Sprintf("%s is staged: the next restart tries it", under.To))
-	case last.Result == Stayed, last.Result == RolledBack && last.How != Rollback:
+	case last.Result == Stayed && byHand:
+		u.o.Board.Set(boardLine, false, fmt.Sprintf("the machine could not go back from %s: %s", left, firstLine(last.Reason)))
+	case last.Result == Stayed, last.Result == RolledBack && !byHand:
 		u.o.Board.Set(boardLine, false, fmt.Sprintf("%s did not work here: %s", last.To, firstLine(last.Reason)))
 	case l.err != "":
 		u.o.Board.Set(boardLine, true, firstLine(l.err))

@@ -58,6 +58,9 @@ type world struct {
 	events   []string
 	console  []string
 	board    *status.Board
+	// during is done while a release is on trial, and then the trial goes on until it is ended.
+	during func(*Updater)
+	up     *Updater
 }
 
 type file struct {
@@ -191,7 +194,7 @@ func (w *world) life(do func(u *Updater) error) (err error) {
 	w.mu.Unlock()
 	u := w.updater()
 	defer func() { cancel(); u.side.Wait() }()
-	u.o.again = 0
+	u.o.again, w.up = 0, u
 	u.o.bootID = fmt.Sprint("boot ", w.boot)
 	if !u.settle(ctx) || ctx.Err() != nil {
 		return nil
@@ -230,6 +233,12 @@ func (w *world) record() Record {
 		w.t.Fatal(err)
 	}
 	return r
+}
+
+func (w *world) isDark() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dark
 }
 
 // worldSlots is the boot partition.
@@ -314,6 +323,11 @@ func (w worldTrial) Baseline(context.Context) (json.RawMessage, error) {
 
 func (w worldTrial) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error {
 	progress(Health{Checks: []Check{{Name: "containers", Well: false, Message: "redis is starting"}}})
+	if do := w.during; do != nil && !w.isDark() {
+		w.during = nil
+		do(w.up)
+		<-ctx.Done()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {

@@ -48,6 +48,7 @@ func newApplyCommand(a *app) *cobra.Command {
 		Long: `Take a release now, whatever mode, window and pause say: the one that the
 machine's channel or pin offers, the one named with --to, or one out of a bundle
 (wherry release bundle) for machines without a network. All are checked alike.
+What the machine downloads by itself already is not fetched again: the command joins.
 
 The command waits until the machine has rebooted and decided, and ends with
   0  the release stays

@@ -151,7 +151,7 @@ func (g *rig) interrupted(good fixture.Release) {
 	if second.Code != 1 {
 		g.t.Errorf("a second update at the same time: %+v", second)
 	}
-	g.match("the second update", second.Stderr, `another update is under way \(by hand\)`)
+	g.match("the second update", second.Stderr, `another update is under way \(by hand\): downloading \S+, begun at .* by `)
 	g.stop()
 	if err := first.Wait(); err == nil {
 		g.t.Errorf("the update that was cut by a shutdown ended well: %s", said.String())

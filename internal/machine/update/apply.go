@@ -274,7 +274,7 @@ func (u *Updater) stage(ctx context.Context, j *job, f fetched) error {
 		return err
 	}
 	a := &Attempt{
-		From: u.version, To: f.rel.Version, How: j.how, By: j.by, Begun: j.begun, File: f.file, Published: f.rel.Published,
+		From: u.version, To: f.rel.Version, How: j.how, By: j.wish.By, Begun: j.begun, File: f.file, Published: f.rel.Published,
 		Fetched: f.bytes, Delta: f.delta, Note: f.note, Baseline: u.baseline(ctx), Boot: u.o.bootID,
 	}
 	if err := u.amend(func(r *Record) { r.State, r.Attempt = release.StateIdle, a }); err != nil {

@@ -32,86 +32,25 @@ type Request struct {
 	By        string           // who asks
 }
 
-// job is one look or attempt that is going on.
-type job struct {
-	u     *Updater
-	how   How
-	by    string
-	begun time.Time
-	also  func(Progress) // must not wait
-}
-
-// tell lets everybody know how far it is.
-func (j *job) tell(p Progress) {
-	j.u.setProgress(p)
-	if j.also != nil {
-		j.also(p)
-	}
-}
-
-// begin refuses a second attempt beside the one that is going on.
-func (u *Updater) begin(how How, by string, also func(Progress)) (*job, error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	switch {
-	case u.impossible != nil:
-		return nil, errdefs.ErrFailedPrecondition.WithMessage("this machine cannot be updated: " + u.impossible.Error())
-	case u.closing:
-		return nil, errClosing
-	case !u.reconciled:
-		return nil, errdefs.ErrUnavailable.WithMessage("the machine is still finding out what it was started from: ask again in a moment")
-	case u.record.State == release.StateTrying:
-		return nil, errdefs.ErrConflict.WithMessage(fmt.Sprintf("%s is on trial: wait for it to be committed or rolled back", u.record.Attempt.To))
-	case u.busy != "":
-		return nil, errdefs.ErrConflict.WithMessage("another update is under way (" + u.busy + "): see wherry machine update status")
-	}
-	if err := u.identifyLocked(); err != nil {
-		return nil, err
-	}
-	u.busy = string(how)
-	return &job{u: u, how: how, by: by, begun: u.o.Now(), also: also}, nil
-}
-
-// lookSteps are how often begin is tried while the machine looks by itself: 10 s in all.
-const lookSteps = 100
-
-// beginForPeople is begin that waits for the end of a look that the machine takes by
-// itself: it does so after somebody checked, of all times, and nobody has to know of it.
-func (u *Updater) beginForPeople(how How, by string, also func(Progress)) (*job, error) {
-	for n := 0; ; n++ {
-		j, err := u.begin(how, by, also)
-		if err == nil || n == lookSteps || !u.looks() {
-			return j, err
-		}
-		time.Sleep(u.o.again / 10)
-	}
-}
-
-// looks tells whether the machine only looks into the repository, by itself.
-func (u *Updater) looks() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.busy == string(Automatic) && (u.progress.Phase == "" || u.progress.Phase == "checking")
-}
-
-func (j *job) end() {
-	j.u.mu.Lock()
-	j.u.busy = ""
-	if j.u.progress.Phase != "rebooting" {
-		j.u.progress = Progress{}
-	}
-	j.u.mu.Unlock()
-	j.u.tellBoard()
-}
-
-// Apply takes a release from the repository, whatever mode, window and pause say. It
-// returns when the machine is about to restart. That the caller goes away does not end it.
+// Apply takes a release from the repository, whatever mode, window and pause say; where the machine is
+// at that already it joins. It returns when the machine is about to restart. That the caller goes away does not end it.
 func (u *Updater) Apply(r Request, also func(Progress)) error {
-	j, err := u.beginForPeople(ByHand, r.By, also)
-	if err != nil {
-		return err
+	for {
+		j, err := u.begin(ByHand, r, also)
+		if err == nil {
+			return j.end(u.fromWeb(j, r))
+		}
+		if !errdefs.IsConflict(err) || u.current().State == release.StateTrying {
+			return err
+		}
+		if over, err := u.join(&r, also); over {
+			return err
+		}
 	}
-	defer j.end()
+}
+
+// fromWeb brings a release from the repository of the configuration.
+func (u *Updater) fromWeb(j *job, r Request) error {
 	from, err := u.web()
 	if err != nil {
 		return err
@@ -135,8 +74,11 @@ func (u *Updater) attempt(ctx context.Context, j *job, from origin, r Request) e
 
 // take makes the machine go to a release that was chosen.
 func (u *Updater) take(ctx context.Context, j *job, repo *release.Repository, rel release.Release, stageOnly bool) error {
-	if r := u.current(); r.State == release.StateStaged && r.Attempt.To == rel.Version {
-		return u.finish(j, rel, stageOnly) // it is there already
+	if r := u.current(); r.State == release.StateStaged && r.Attempt.To == rel.Version { // it is there already
+		if err := u.takeOver(j); err != nil {
+			return err
+		}
+		return u.finish(j, rel, stageOnly)
 	}
 	// Programs that tell another version than their file: an attempt at what runs could not be taken back.
 	if running, err := u.o.Slots.Running(); err == nil && running.Version == rel.Version.String() {
@@ -150,6 +92,9 @@ func (u *Updater) take(ctx context.Context, j *job, repo *release.Repository, re
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if j.leaves(rel.Version, false) {
+		return nil // what was fetched stays for who goes on with it
+	}
 	// From here on it goes to its end: a shutdown waits.
 	if err := u.stage(context.WithoutCancel(ctx), j, f); err != nil {
 		return err
@@ -158,8 +103,21 @@ func (u *Updater) take(ctx context.Context, j *job, repo *release.Repository, re
 	return u.finish(j, rel, stageOnly)
 }
 
+// takeOver makes what the machine staged by itself an attempt of who asks for it: when the machine
+// restarts is their matter from now on.
+func (u *Updater) takeOver(j *job) error {
+	return u.amend(func(r *Record) {
+		if r.Attempt.How == Automatic && j.how == ByHand {
+			r.Attempt.How, r.Attempt.By = j.how, j.wish.By
+		}
+	})
+}
+
 // finish restarts, unless that is left to somebody.
 func (u *Updater) finish(j *job, rel release.Release, stageOnly bool) error {
+	if j.leaves(rel.Version, !stageOnly) {
+		return nil
+	}
 	p := Progress{Phase: "staged", Target: rel.Version.String()}
 	if stageOnly {
 		p.Message = "the next restart tries it"
@@ -179,12 +137,12 @@ const (
 
 // applyBundle takes a release out of a bundle, which is kept on the state disk while it is
 // needed. size is what the sender says, 0 if nothing.
-func (u *Updater) applyBundle(r Request, size int64, data io.Reader, also func(Progress)) error {
-	j, err := u.beginForPeople(Bundle, r.By, also)
+func (u *Updater) applyBundle(r Request, size int64, data io.Reader, also func(Progress)) (err error) {
+	j, err := u.beginForPeople(Bundle, r, also)
 	if err != nil {
 		return err
 	}
-	defer j.end()
+	defer func() { j.end(err) }()
 	file := filepath.Join(u.o.Dir, bundleName)
 	defer os.Remove(file)
 	if err := u.spool(j, file, size, data); err != nil {
@@ -258,11 +216,11 @@ func (u *Updater) bundle(ctx context.Context, j *job, file string, r Request) er
 func (u *Updater) goBack(ctx context.Context, by string) (release.Version, error) {
 	trying := u.current().State == release.StateTrying
 	if !trying {
-		j, err := u.begin(Rollback, by, nil)
+		j, err := u.begin(Rollback, Request{By: by}, nil)
 		if err != nil {
 			return release.Version{}, err
 		}
-		defer j.end()
+		defer j.end(nil)
 	}
 	if err := u.enter(); err != nil {
 		return release.Version{}, err

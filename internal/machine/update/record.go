@@ -52,6 +52,7 @@ const (
 	Stick     How = "usb stick" // found at boot
 	Rollback  How = "rollback"  // somebody wanted the other release back
 	Unknown   How = "unknown"   // its record was lost
+	Looking   How = "check"     // no attempt: somebody only asks what there is
 )
 
 // Attempt is one release on its way to be the one that runs.

@@ -31,12 +31,12 @@ func (u *Updater) round(ctx context.Context) time.Duration {
 	if u.current().State == release.StateStaged {
 		return u.restartStaged(s)
 	}
-	j, err := u.begin(Automatic, "automatic", nil)
+	j, err := u.begin(Automatic, Request{By: "automatic"}, nil)
 	if err != nil { // somebody is at it, or the machine goes down
 		return firstRetry
 	}
-	defer j.end()
 	acts, err := u.lookAndAct(ctx, j, s)
+	j.end(err)
 	if ctx.Err() != nil {
 		return pollEvery
 	}
@@ -146,12 +146,12 @@ func (u *Updater) acts(at time.Time) {
 }
 
 // Check looks into the repository now, and changes nothing.
-func (u *Updater) Check(ctx context.Context) error {
-	j, err := u.beginForPeople("check", "", nil)
+func (u *Updater) Check(ctx context.Context) (err error) {
+	j, err := u.beginForPeople(Looking, Request{}, nil)
 	if err != nil {
 		return err
 	}
-	defer j.end()
+	defer func() { j.end(err) }()
 	from, err := u.web()
 	if err != nil {
 		return err

@@ -206,10 +206,9 @@ func (u *Updater) fromSticks(ctx context.Context) {
 	}
 	use := func(file string) {
 		name := filepath.Base(file)
-		j, err := u.begin(Stick, "USB stick", nil)
+		j, err := u.begin(Stick, Request{By: "USB stick"}, nil)
 		if err == nil {
-			err = u.bundle(u.alive, j, file, Request{})
-			j.end()
+			err = j.end(u.bundle(u.alive, j, file, Request{}))
 		}
 		if err != nil {
 			u.o.Log.Info("update: a bundle on a USB stick", "file", name, "error", err)

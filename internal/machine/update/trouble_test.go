@@ -58,7 +58,7 @@ func TestTroubleBeforeStaging(t *testing.T) {
 			w.start()
 			err := w.life(func(u *Updater) error {
 				err := apply(u)
-				if s := u.current(); s.under() || u.busy != "" {
+				if s := u.current(); s.under() || u.job != nil {
 					t.Errorf("something is under way: %+v", s)
 				}
 				return err
@@ -195,7 +195,7 @@ func TestTwoAtOnce(t *testing.T) {
 		go func() { first <- apply(u) }()
 		<-asked
 		for name, second := range map[string]func() error{
-			"apply": func() error { return apply(u) }, "check": func() error { return u.Check(t.Context()) },
+			"apply": func() error { return u.Apply(Request{StageOnly: true}, nil) }, "check": func() error { return u.Check(t.Context()) },
 			"rollback": func() error { _, err := u.goBack(t.Context(), ""); return err },
 			"bundle":   func() error { return u.applyBundle(Request{}, 0, strings.NewReader(""), nil) },
 		} {
@@ -236,21 +236,21 @@ func TestLookIsWaitedFor(t *testing.T) {
 	err := w.life(func(u *Updater) error {
 		u.o.again = 100 * time.Millisecond
 		for _, phase := range []string{"", "checking"} {
-			j, err := u.begin(Automatic, "", nil)
+			j, err := u.begin(Automatic, Request{}, nil)
 			if err != nil {
 				return err
 			}
 			j.tell(Progress{Phase: phase})
-			time.AfterFunc(20*time.Millisecond, j.end)
+			time.AfterFunc(20*time.Millisecond, func() { j.end(nil) })
 			if err := u.Check(t.Context()); err != nil {
 				return err
 			}
 		}
-		j, err := u.begin(Automatic, "", nil)
+		j, err := u.begin(Automatic, Request{}, nil)
 		if err != nil {
 			return err
 		}
-		defer j.end()
+		defer j.end(nil)
 		j.tell(Progress{Phase: "downloading"})
 		if err := u.Check(t.Context()); !errdefs.IsConflict(err) {
 			t.Errorf("while it downloads: %v", err)

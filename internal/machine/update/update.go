@@ -34,7 +34,9 @@
 //
 // Failures: nothing before staging changes the machine; a download goes on where it
 // ended. Metadata that is refused is asked for again with growing pauses.
-// One attempt at a time: who comes second gets a conflict. Where the OS file cannot be
+// One attempt at a time: who comes second gets a conflict, which tells what is under way. Only who asks for
+// what the machine is at by itself, or for just what somebody else has asked for, joins (job.go): they see how far it is, and what the machine
+// does by itself goes on as they want it. Where the OS file cannot be
 // replaced (no boot partition, state in memory), the board says why and nothing runs.
 package update
 
@@ -122,7 +124,7 @@ type Updater struct {
 	record     Record
 	reconciled bool  // what this boot is has been found out
 	impossible error // why this machine cannot be updated
-	busy       string
+	job        *job  // that is going on
 	closing    bool
 	progress   Progress
 	trial      trialStatus

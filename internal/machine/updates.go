@@ -156,8 +156,8 @@ func (d deltas) Find(to release.Release, from release.Version) (release.File, bo
 	return found.File, ok
 }
 
-func (d deltas) Rebuild(ctx context.Context, from update.Slot, delta, dst *os.File) error {
-	return d.rebuilder.Rebuild(ctx, func(use func(*os.File) error) error { return d.slots.Read(from.Version, use) }, delta, dst)
+func (d deltas) Rebuild(ctx context.Context, from update.Slot, delta, dst *os.File, progress func(done, total int64)) error {
+	return d.rebuilder.Rebuild(ctx, func(use func(*os.File) error) error { return d.slots.Read(from.Version, use) }, delta, dst, progress)
 }
 
 // judge is the trial as updates see it. It is there when the API is.

@@ -79,9 +79,11 @@ func free(dir string) (int64, error) {
 // Read opens the running OS file for as long as use runs.
 type Read func(use func(*os.File) error) error
 
-// Rebuild writes into dst what the delta makes of the running file.
-func (r *Rebuilder) Rebuild(ctx context.Context, running Read, d, dst *os.File) error {
-	if err := r.begin(d); err != nil {
+// Rebuild writes into dst what the delta makes of the running file. It calls progress now and then, and has returned from
+// it when it returns: the work is copying the running file, unpacking, and writing the new one.
+func (r *Rebuilder) Rebuild(ctx context.Context, running Read, d, dst *os.File, progress func(done, total int64)) error {
+	h, err := r.begin(d)
+	if err != nil {
 		return err
 	}
 	defer func() {
@@ -89,42 +91,78 @@ func (r *Rebuilder) Rebuild(ctx context.Context, running Read, d, dst *os.File) 
 			r.o.Log.Warn("rebuild: the folder stays until the next time", "err", err)
 		}
 	}()
-	old := filepath.Join(r.o.Dir, "running.efi")
+	old, plain := filepath.Join(r.o.Dir, "running.efi"), filepath.Join(r.o.Dir, "plain")
+	defer watch([]part{{old, h.Old.Bytes}, {plain, h.Scratch}, {dst.Name(), h.New.Bytes}}, progress)()
 	if err := running(func(f *os.File) error { return copyTo(ctx, old, f) }); err != nil {
 		return fmt.Errorf("copy the running OS file: %w", err)
 	}
 	start := time.Now()
-	if err := r.run(ctx, old, d, dst); err != nil {
+	if err := r.run(ctx, old, plain, d, dst); err != nil {
 		return err
 	}
 	r.o.Log.Info("rebuild: made an OS file out of a delta", "seconds", int(time.Since(start).Seconds()))
 	return nil
 }
 
+// part is a file that the work makes, from its beginning on.
+type part struct {
+	file string
+	most int64
+}
+
+// watchEvery is how often people hear how far it is.
+const watchEvery = 500 * time.Millisecond
+
+// watch tells how much of the files is there until it is told to stop.
+func watch(parts []part, progress func(done, total int64)) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for going := true; going; {
+			select {
+			case <-end:
+				going = false
+			case <-time.After(watchEvery):
+			}
+			progress(measure(parts))
+		}
+	}()
+	return func() { close(end); <-ended }
+}
+
+func measure(parts []part) (done, total int64) {
+	for _, p := range parts {
+		if info, err := os.Stat(p.file); err == nil {
+			done += min(info.Size(), p.most)
+		}
+		total += p.most
+	}
+	return done, total
+}
+
 // spare is what must stay free for others.
 const spare = 16 << 20
 
 // begin reads the delta's header, and makes the folder if there is room for all that goes in it.
-func (r *Rebuilder) begin(d *os.File) error {
+func (r *Rebuilder) begin(d *os.File) (h delta.Header, err error) {
 	info, err := d.Stat()
 	if err != nil {
-		return err
+		return h, err
 	}
-	h, err := delta.ReadHeader(d, info.Size(), delta.DefaultLimits())
-	if err != nil {
-		return err
+	if h, err = delta.ReadHeader(d, info.Size(), delta.DefaultLimits()); err != nil {
+		return h, err
 	}
 	if err := errors.Join(os.RemoveAll(r.o.Dir), os.MkdirAll(r.o.Dir, 0o700)); err != nil {
-		return fmt.Errorf("make the folder to rebuild in: %w", err)
+		return h, fmt.Errorf("make the folder to rebuild in: %w", err)
 	}
 	room, err := r.o.Free(r.o.Dir)
 	if err != nil {
-		return err
+		return h, err
 	}
 	if need := h.Old.Bytes + h.New.Bytes + h.Scratch + spare; room < need {
-		return errors.Join(fmt.Errorf("rebuilding takes %d MB of disk, and %d MB are free", need>>20, room>>20), os.RemoveAll(r.o.Dir))
+		return h, errors.Join(fmt.Errorf("rebuilding takes %d MB of disk, and %d MB are free", need>>20, room>>20), os.RemoveAll(r.o.Dir))
 	}
-	return nil
+	return h, nil
 }
 
 func copyTo(ctx context.Context, name string, from *os.File) error {
@@ -146,8 +184,8 @@ const maxComplaint = 2 << 10
 
 // run runs the child to its end. It reaches the files that are open here under the
 // numbers they have in it.
-func (r *Rebuilder) run(ctx context.Context, old string, d, dst *os.File) error {
-	cmd := exec.CommandContext(ctx, r.o.Program, "rebuild", "--old", old, "--delta", "/proc/self/fd/3", "--new", "/proc/self/fd/4", "--scratch", filepath.Join(r.o.Dir, "plain"))
+func (r *Rebuilder) run(ctx context.Context, old, plain string, d, dst *os.File) error {
+	cmd := exec.CommandContext(ctx, r.o.Program, "rebuild", "--old", old, "--delta", "/proc/self/fd/3", "--new", "/proc/self/fd/4", "--scratch", plain)
 	cmd.ExtraFiles = []*os.File{d, dst}
 	cmd.Env = []string{}
 	complaint := &tail{limit: maxComplaint}

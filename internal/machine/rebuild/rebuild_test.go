@@ -56,6 +56,7 @@ type world struct {
 	r              *Rebuilder
 	running        string
 	deltaFile, dst *os.File
+	done, total    int64 // as it was told last
 }
 
 // zstd packs with a window that no machine has the memory for, as kernels are packed.
@@ -162,7 +163,7 @@ func (w *world) rebuild(ctx context.Context) error {
 		}
 		defer f.Close()
 		return use(f)
-	}, w.deltaFile, w.dst)
+	}, w.deltaFile, w.dst, func(done, total int64) { w.done, w.total = done, total })
 }
 
 // check wants the new file, and nothing left behind.
@@ -183,6 +184,9 @@ func TestRebuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.check(t)
+	if least := int64(len(w.old) + len(w.data)); w.done != w.total || w.total <= least {
+		t.Errorf("at the end %d of %d bytes were done, and the two files alone have %d", w.done, w.total, least)
+	}
 }
 
 // TestCut ends the work at many instants, and begins it again with what was left.

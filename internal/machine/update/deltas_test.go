@@ -28,8 +28,9 @@ func (d *madeDeltas) Find(to release.Release, _ release.Version) (release.File, 
 	return to.Manifest, true
 }
 
-func (d *madeDeltas) Rebuild(_ context.Context, _ Slot, delta, dst *os.File) error {
+func (d *madeDeltas) Rebuild(_ context.Context, _ Slot, delta, dst *os.File, progress func(done, total int64)) error {
 	d.made++
+	progress(1, 2)
 	if info, err := delta.Stat(); err != nil || info.Size() != d.offered {
 		return errors.Join(err, errors.New("the delta is not whole"))
 	}
@@ -58,8 +59,15 @@ func TestDelta(t *testing.T) {
 		w := repo.world("1.0.0")
 		w.deltas = &c.deltas
 		w.start()
-		if err := w.life(apply); err != nil {
-			t.Errorf("%s: %v", name, err)
+		var told Progress
+		if err := w.life(func(u *Updater) error {
+			return u.Apply(Request{}, func(p Progress) {
+				if p.Phase == "rebuilding" {
+					told = p
+				}
+			})
+		}); err != nil || told.Done != 1 || told.Total != 2 || !told.Delta {
+			t.Errorf("%s: %v, told %+v of the rebuild", name, err, told)
 			continue
 		}
 		w.untilQuiet()

@@ -210,8 +210,11 @@ func (u *Updater) rebuild(ctx context.Context, j *job, repo *release.Repository,
 	if err := u.bring(ctx, j, repo, d, delta, Progress{Phase: "downloading", Target: target, Delta: true}); err != nil {
 		return err
 	}
-	j.tell(Progress{Phase: "rebuilding", Target: target, Total: f.file.Bytes, Delta: true})
-	if err := u.o.Deltas.Rebuild(ctx, from, delta, f.osFile); err != nil {
+	tell := func(done, total int64) {
+		j.tell(Progress{Phase: "rebuilding", Target: target, Done: done, Total: total, Delta: true})
+	}
+	tell(0, 0)
+	if err := u.o.Deltas.Rebuild(ctx, from, delta, f.osFile, tell); err != nil {
 		return fmt.Errorf("rebuild from the delta: %w", err)
 	}
 	return verify(f.osFile, f.file)

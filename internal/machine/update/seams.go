@@ -76,6 +76,6 @@ type Check struct {
 type Deltas interface {
 	// Find names the delta that leads from a version to the release, when there is one worth it.
 	Find(to release.Release, from release.Version) (release.File, bool)
-	// Rebuild writes the file into dst. The result is checked by the caller.
-	Rebuild(ctx context.Context, from Slot, delta, dst *os.File) error
+	// Rebuild writes the file into dst, and tells progress how far it is, until it returns. The result is checked by the caller.
+	Rebuild(ctx context.Context, from Slot, delta, dst *os.File, progress func(done, total int64)) error
 }

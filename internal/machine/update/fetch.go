@@ -63,7 +63,7 @@ func (u *Updater) refresh(ctx context.Context, from origin) (*release.Repository
 	}
 	now, floor := u.o.Now(), u.floor()
 	r, err := release.Refresh(ctx, release.Config{
-		Root: root, Source: from.source, Store: release.StoreDir(filepath.Join(u.o.Dir, "metadata")),
+		Root: root, Source: metered{from.source, &u.wire}, Store: release.StoreDir(filepath.Join(u.o.Dir, "metadata")),
 		Limits: u.o.Limits, Now: u.o.Now, NotBefore: floor, Carried: from.carried,
 	})
 	if errors.Is(err, release.ErrExpired) {
@@ -166,34 +166,38 @@ func (u *Updater) fill(ctx context.Context, j *job, repo *release.Repository, f 
 	if err != nil {
 		return err
 	}
-	f.bytes = f.file.Bytes
+	c := cameBeside(f.osFile)
+	c.Made = min(c.Made, had)
 	if carried := j.how == Bundle || j.how == Stick; had == 0 && u.o.Deltas != nil && !carried { // bundles hold whole files only
 		if d, ok := u.o.Deltas.Find(f.rel, u.version); ok {
-			err := u.rebuild(ctx, j, repo, f, d)
+			err := u.rebuild(ctx, j, repo, f, d, &c)
 			if err == nil {
-				f.bytes, f.delta = d.Bytes, true
+				c.tell(f)
 				return nil
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			f.note = bounded(err.Error(), 500)
-			f.bytes += d.Bytes
 			u.o.Log.Info("update: the delta was of no use, the whole file is taken", "error", err)
 			if err := f.osFile.Truncate(0); err != nil {
 				return err
 			}
-			had = 0
+			had, c.Made, c.Note = 0, 0, bounded(err.Error(), 500)
+			u.warn("remember how the release came", c.save())
 		}
 	}
 	if err := u.room(f.file.Bytes - had); err != nil {
 		return err
 	}
-	return u.bring(ctx, j, repo, f.file, f.osFile, Progress{Phase: "downloading", Target: f.rel.Version.String(), Message: f.note})
+	if err := u.bring(ctx, j, repo, f.file, f.osFile, &c, Progress{Phase: "downloading", Target: f.rel.Version.String(), Message: c.Note}); err != nil {
+		return err
+	}
+	c.tell(f)
+	return nil
 }
 
 // rebuild makes the file out of the running one and a delta.
-func (u *Updater) rebuild(ctx context.Context, j *job, repo *release.Repository, f *fetched, d release.File) error {
+func (u *Updater) rebuild(ctx context.Context, j *job, repo *release.Repository, f *fetched, d release.File, c *came) error {
 	if err := u.room(d.Bytes + f.file.Bytes); err != nil {
 		return err
 	}
@@ -201,15 +205,17 @@ func (u *Updater) rebuild(ctx context.Context, j *job, repo *release.Repository,
 	if err != nil {
 		return err
 	}
-	delta, err := os.OpenFile(strings.TrimSuffix(f.osFile.Name(), ".efi")+".delta", os.O_RDWR|os.O_CREATE, 0o600)
+	delta, err := os.OpenFile(beside(f.osFile, ".delta"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
 	defer delta.Close()
 	target := f.rel.Version.String()
-	if err := u.bring(ctx, j, repo, d, delta, Progress{Phase: "downloading", Target: target, Delta: true}); err != nil {
+	if err := u.bring(ctx, j, repo, d, delta, c, Progress{Phase: "downloading", Target: target, Delta: true}); err != nil {
 		return err
 	}
+	c.Made = f.file.Bytes // as much of it as comes to be there
+	u.warn("remember how the release came", c.save())
 	tell := func(done, total int64) {
 		j.tell(Progress{Phase: "rebuilding", Target: target, Done: done, Total: total, Delta: true})
 	}
@@ -236,7 +242,9 @@ func verify(file *os.File, want release.File) error {
 }
 
 // bring downloads a file, or its rest, and tells how far it is.
-func (u *Updater) bring(ctx context.Context, j *job, repo *release.Repository, file release.File, dst *os.File, p Progress) error {
+func (u *Updater) bring(ctx context.Context, j *job, repo *release.Repository, file release.File, dst *os.File, c *came, p Progress) error {
+	had, _ := size(dst) // what is wrong with it the download tells
+	before, wire := *c, u.wire.Load()
 	p.Total = file.Bytes
 	stop := make(chan struct{})
 	told := make(chan struct{})
@@ -257,6 +265,12 @@ func (u *Updater) bring(ctx context.Context, j *job, repo *release.Repository, f
 	err := repo.Download(ctx, file, dst)
 	close(stop)
 	<-told
+	if has, serr := size(dst); serr == nil {
+		c.grew(file, had, has, u.wire.Load()-wire)
+	}
+	if *c != before {
+		u.warn("remember how the release came", c.save())
+	}
 	if err == nil {
 		err = dst.Sync()
 	}

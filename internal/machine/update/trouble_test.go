@@ -164,8 +164,8 @@ func TestDownloadResumes(t *testing.T) {
 			t.Fatalf("boot %d: %v", boot, err)
 		}
 	}
-	if w.untilQuiet(); w.running != "1.1.0" || sent != whole {
-		t.Errorf("%s runs, %d of %d bytes were sent", w.running, sent, whole)
+	if w.untilQuiet(); w.running != "1.1.0" || sent != whole || w.record().last().Fetched != whole {
+		t.Errorf("%s runs, %d of %d bytes were sent: %+v", w.running, sent, whole, w.record().last())
 	}
 	if left, _ := filepath.Glob(filepath.Join(w.dir, "update", "download", "*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)

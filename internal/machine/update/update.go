@@ -24,7 +24,7 @@
 // where the power may have gone, and when the record is lost.
 //
 // It owns STATE/update (the record, the id for rollouts, verified metadata,
-// the download, a bundle that was sent), and /run/wherry/settled-release: the empty file is there
+// the download with how it came, a bundle that was sent), and /run/wherry/settled-release: the empty file is there
 // once this boot is no trial, or not any more. PID 1 restarts a machine on trial on which it does not appear,
 // after ten minutes or later, if /run/wherry/trial-limit gives the trial longer.
 // It reads the repository of the configuration, bundles that people send, and
@@ -51,6 +51,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -116,6 +117,7 @@ type Updater struct {
 	writing sync.WaitGroup     // what must not be cut by a shutdown
 	alive   context.Context
 	kill    context.CancelFunc // ends what may be cut
+	wire    atomic.Int64       // bytes that came from repositories and bundles
 	close   sync.Once
 
 	mu         sync.Mutex

@@ -61,6 +61,50 @@ func TestBundle(t *testing.T) {
 	}
 }
 
+// A bundle from before the keys were changed is told from another project's, as far as the machine knows the old keys.
+func TestBundleOfOldKeys(t *testing.T) {
+	for _, role := range []string{"timestamp", "snapshot", "targets"} {
+		p := newProject(t)
+		p.rotate("root")
+		data := bundleOf(t, p)
+		p.rotate(role)
+		p.rotate("root")
+		seen := memory{}
+		if _, err := p.refresh(seen); err != nil {
+			t.Fatal(err)
+		}
+		for name := range seen { // of the rest only the roots are certain to be there
+			if !strings.HasSuffix(name, ".root.json") {
+				delete(seen, name)
+			}
+		}
+		newest := p.get("metadata/4.root.json")
+		for name, c := range map[string]struct {
+			root    []byte
+			store   memory
+			carried bool
+			want    string
+		}{
+			"carried":                  {p.firstRoot, seen, true, "(by root role 2, and 4 holds now): make it anew with `wherry release bundle`"},
+			"served":                   {p.firstRoot, seen, false, "keys that this project has replaced (by root role 2, and 4 holds now)"},
+			"to a new machine":         {newest, memory{}, true, "another project's, or somebody changed it, or it is from before the project's keys were changed"},
+			"another project":          {newProjectOf(t, 7).firstRoot, memory{}, true, "another project's, or somebody changed it, or it is from before"},
+			"to one that knows roots":  {newest, seen, true, "(by root role 2, and 4 holds now)"},
+			"with nonsense remembered": {newest, memory{"2.root.json": []byte("{}"), "3.root.json": newest}, true, "another project's, or"},
+		} {
+			b, err := release.OpenBundle(bytes.NewReader(data), int64(len(data)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			config := p.config(b, c.store)
+			config.Root, config.Carried = c.root, c.carried
+			if _, err := release.Refresh(t.Context(), config); !errors.Is(err, release.ErrSignature) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s key, %s: %v", role, name, err)
+			}
+		}
+	}
+}
+
 // A bundle for machines holds what they take.
 func TestBundleOfParts(t *testing.T) {
 	p := newProject(t)

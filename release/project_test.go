@@ -43,9 +43,12 @@ type project struct {
 var day = 24 * time.Hour
 
 // newProject has a root of two keys, both needed, and one release.
-func newProject(t testing.TB) *project {
+func newProject(t testing.TB) *project { return newProjectOf(t, 0) }
+
+// newProjectOf has other keys for each number.
+func newProjectOf(t testing.TB, number int) *project {
 	t.Helper()
-	p := &project{t: t, dir: t.TempDir(), now: release.Epoch.Add(100 * day), keys: map[string][]ed25519.PrivateKey{}}
+	p := &project{t: t, made: 1000 * number, dir: t.TempDir(), now: release.Epoch.Add(100 * day), keys: map[string][]ed25519.PrivateKey{}}
 	p.root = metadata.Root(p.now.Add(365 * day))
 	for _, role := range []string{"root", "root", "targets", "snapshot", "timestamp"} {
 		p.addKey(role)

@@ -62,6 +62,7 @@ type session struct {
 	Config
 	trusted *trustedmetadata.TrustedMetadata
 	now     time.Time
+	read    fetched // what came last
 }
 
 // Refresh reads the repository's metadata and verifies it. Verified files are put
@@ -74,14 +75,14 @@ func Refresh(ctx context.Context, c Config) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the root role to begin with: %w", err)
 	}
-	s := &session{c, trusted, c.Now().UTC()}
+	s := &session{Config: c, trusted: trusted, now: c.Now().UTC()}
 	if s.now.Before(c.NotBefore) {
 		s.now = c.NotBefore.UTC()
 	}
 	trusted.RefTime = s.now
 	for _, step := range []func(context.Context) error{s.roots, s.timestamp, s.snapshot, s.targets} {
 		if err := step(ctx); err != nil {
-			return nil, explain(err)
+			return nil, s.explain(err)
 		}
 	}
 	return s.repository()
@@ -107,6 +108,7 @@ func (s *session) fetch(ctx context.Context, name string, limit int64) ([]byte, 
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
+	s.read = fetched{name, data}
 	return data, nil
 }
 
@@ -268,7 +270,7 @@ func (s *session) updateTargets(data []byte) error {
 }
 
 // explain says what go-tuf's errors mean here, and what can be done.
-func explain(err error) error {
+func (s *session) explain(err error) error {
 	var expired *metadata.ErrExpiredMetadata
 	var version *metadata.ErrBadVersionNumber
 	var unsigned *metadata.ErrUnsignedMetadata
@@ -276,10 +278,12 @@ func explain(err error) error {
 	switch {
 	case errors.As(err, &expired), errors.Is(err, ErrExpired):
 		return mark(ErrExpired, err, "the publisher must sign anew, or somebody keeps news from this machine, or its clock is wrong")
+	case errors.As(err, &version) && s.Carried:
+		return mark(ErrRollback, err, "this machine has seen newer metadata of it: "+anew)
 	case errors.As(err, &version):
 		return mark(ErrRollback, err, "somebody offers an old repository, or files of different times are mixed")
 	case errors.As(err, &unsigned):
-		return mark(ErrSignature, err, "this is another project's repository, or somebody changed it")
+		return mark(ErrSignature, err, s.whoseKeys())
 	case errors.As(err, &mismatch):
 		return mark(ErrMismatch, err, "the mirror is not complete yet, or somebody changed it")
 	}

@@ -81,6 +81,9 @@ const (
 	ContainerPhase_CONTAINER_PHASE_EXITED     ContainerPhase = 3
 	ContainerPhase_CONTAINER_PHASE_REMOVING   ContainerPhase = 4
 	ContainerPhase_CONTAINER_PHASE_PAUSED     ContainerPhase = 5 // its processes are frozen
+	// STARTING: the engine is about to start it again because the machine was started, and not because it ended.
+	// Its exit code and times are those of the run before.
+	ContainerPhase_CONTAINER_PHASE_STARTING ContainerPhase = 6
 )
 
 // Enum value maps for ContainerPhase.
@@ -92,6 +95,7 @@ var (
 		3: "CONTAINER_PHASE_EXITED",
 		4: "CONTAINER_PHASE_REMOVING",
 		5: "CONTAINER_PHASE_PAUSED",
+		6: "CONTAINER_PHASE_STARTING",
 	}
 	ContainerPhase_value = map[string]int32{
 		"CONTAINER_PHASE_CREATED":    0,
@@ -100,6 +104,7 @@ var (
 		"CONTAINER_PHASE_EXITED":     3,
 		"CONTAINER_PHASE_REMOVING":   4,
 		"CONTAINER_PHASE_PAUSED":     5,
+		"CONTAINER_PHASE_STARTING":   6,
 	}
 )
 
@@ -4501,14 +4506,15 @@ const file_wherry_v1_container_proto_rawDesc = "" +
 	"\vNetworkMode\x12\x17\n" +
 	"\x13NETWORK_MODE_BRIDGE\x10\x00\x12\x15\n" +
 	"\x11NETWORK_MODE_HOST\x10\x01\x12\x15\n" +
-	"\x11NETWORK_MODE_NONE\x10\x02*\xc0\x01\n" +
+	"\x11NETWORK_MODE_NONE\x10\x02*\xde\x01\n" +
 	"\x0eContainerPhase\x12\x1b\n" +
 	"\x17CONTAINER_PHASE_CREATED\x10\x00\x12\x1b\n" +
 	"\x17CONTAINER_PHASE_RUNNING\x10\x01\x12\x1e\n" +
 	"\x1aCONTAINER_PHASE_RESTARTING\x10\x02\x12\x1a\n" +
 	"\x16CONTAINER_PHASE_EXITED\x10\x03\x12\x1c\n" +
 	"\x18CONTAINER_PHASE_REMOVING\x10\x04\x12\x1a\n" +
-	"\x16CONTAINER_PHASE_PAUSED\x10\x05*u\n" +
+	"\x16CONTAINER_PHASE_PAUSED\x10\x05\x12\x1c\n" +
+	"\x18CONTAINER_PHASE_STARTING\x10\x06*u\n" +
 	"\vHealthState\x12\x15\n" +
 	"\x11HEALTH_STATE_NONE\x10\x00\x12\x19\n" +
 	"\x15HEALTH_STATE_STARTING\x10\x01\x12\x18\n" +

@@ -829,6 +829,7 @@ type ContainerCounts struct {
 	Running       uint32                 `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
 	Stopped       uint32                 `protobuf:"varint,2,opt,name=stopped,proto3" json:"stopped,omitempty"`
 	Unhealthy     uint32                 `protobuf:"varint,3,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`
+	Starting      uint32                 `protobuf:"varint,4,opt,name=starting,proto3" json:"starting,omitempty"` // with the machine; neither running nor stopped
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,6 +881,13 @@ func (x *ContainerCounts) GetStopped() uint32 {
 func (x *ContainerCounts) GetUnhealthy() uint32 {
 	if x != nil {
 		return x.Unhealthy
+	}
+	return 0
+}
+
+func (x *ContainerCounts) GetStarting() uint32 {
+	if x != nil {
+		return x.Starting
 	}
 	return 0
 }
@@ -1807,11 +1815,12 @@ const file_wherry_v1_machine_proto_rawDesc = "" +
 	"\vtotal_bytes\x18\x04 \x01(\x04R\n" +
 	"totalBytes\x12\x1d\n" +
 	"\n" +
-	"free_bytes\x18\x05 \x01(\x04R\tfreeBytes\"c\n" +
+	"free_bytes\x18\x05 \x01(\x04R\tfreeBytes\"\x7f\n" +
 	"\x0fContainerCounts\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\rR\arunning\x12\x18\n" +
 	"\astopped\x18\x02 \x01(\rR\astopped\x12\x1c\n" +
-	"\tunhealthy\x18\x03 \x01(\rR\tunhealthy\"\x81\x01\n" +
+	"\tunhealthy\x18\x03 \x01(\rR\tunhealthy\x12\x1a\n" +
+	"\bstarting\x18\x04 \x01(\rR\bstarting\"\x81\x01\n" +
 	"\tSubsystem\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x18\n" +

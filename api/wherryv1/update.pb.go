@@ -68,24 +68,27 @@ type GetUpdateResponse struct {
 	Unavailable string `protobuf:"bytes,4,opt,name=unavailable,proto3" json:"unavailable,omitempty"` // why this machine cannot replace its OS file at all; empty: it can
 	// Why is one sentence for people: why there is nothing to take ("12.0.0 runs already", "… is for 10 percent of the
 	// machines"), or what keeps the target waiting (window, mode, pause).
-	Why           string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
-	Policy        *UpdatePolicy          `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
-	Offer         *UpdateOffer           `protobuf:"bytes,7,opt,name=offer,proto3" json:"offer,omitempty"`                             // what the last check found; absent: nothing to take
-	CheckedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=checked_at,json=checkedAt,proto3" json:"checked_at,omitempty"`    // the last check that reached the repository
-	CheckError    string                 `protobuf:"bytes,9,opt,name=check_error,json=checkError,proto3" json:"check_error,omitempty"` // of the last check; empty: it went well
-	NextCheckAt   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next_check_at,json=nextCheckAt,proto3" json:"next_check_at,omitempty"`
-	WindowStart   *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=window_start,json=windowStart,proto3" json:"window_start,omitempty"` // the next, or the present one's; absent: any time
-	WindowEnd     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=window_end,json=windowEnd,proto3" json:"window_end,omitempty"`
-	Paused        bool                   `protobuf:"varint,13,opt,name=paused,proto3" json:"paused,omitempty"`
-	PausedUntil   *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=paused_until,json=pausedUntil,proto3" json:"paused_until,omitempty"` // absent while paused: until resumed
-	Progress      *UpdateProgress        `protobuf:"bytes,15,opt,name=progress,proto3" json:"progress,omitempty"`                          // of what is under way
-	Trial         *UpdateTrial           `protobuf:"bytes,16,opt,name=trial,proto3" json:"trial,omitempty"`                                // while phase is trying
-	Last          *UpdateRecord          `protobuf:"bytes,17,opt,name=last,proto3" json:"last,omitempty"`                                  // the last update that ended, or the one under way
-	Slots         []*UpdateSlot          `protobuf:"bytes,18,rep,name=slots,proto3" json:"slots,omitempty"`
-	Avoided       []string               `protobuf:"bytes,19,rep,name=avoided,proto3" json:"avoided,omitempty"`                   // the versions of left_alone
-	RootRole      string                 `protobuf:"bytes,20,opt,name=root_role,json=rootRole,proto3" json:"root_role,omitempty"` // key ids and version of the root role that is trusted, for people; empty: none
-	Trust         *UpdateTrust           `protobuf:"bytes,21,opt,name=trust,proto3" json:"trust,omitempty"`
-	LeftAlone     []*AvoidedRelease      `protobuf:"bytes,22,rep,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"` // not taken by itself until there is a newer one
+	Why         string                 `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	Policy      *UpdatePolicy          `protobuf:"bytes,6,opt,name=policy,proto3" json:"policy,omitempty"`
+	Offer       *UpdateOffer           `protobuf:"bytes,7,opt,name=offer,proto3" json:"offer,omitempty"`                             // what the last check found; absent: nothing to take
+	CheckedAt   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=checked_at,json=checkedAt,proto3" json:"checked_at,omitempty"`    // the last check that reached the repository
+	CheckError  string                 `protobuf:"bytes,9,opt,name=check_error,json=checkError,proto3" json:"check_error,omitempty"` // of the last check; empty: it went well
+	NextCheckAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=next_check_at,json=nextCheckAt,proto3" json:"next_check_at,omitempty"`
+	WindowStart *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=window_start,json=windowStart,proto3" json:"window_start,omitempty"` // the next, or the present one's; absent: any time
+	WindowEnd   *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=window_end,json=windowEnd,proto3" json:"window_end,omitempty"`
+	Paused      bool                   `protobuf:"varint,13,opt,name=paused,proto3" json:"paused,omitempty"`
+	PausedUntil *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=paused_until,json=pausedUntil,proto3" json:"paused_until,omitempty"` // absent while paused: until resumed
+	Progress    *UpdateProgress        `protobuf:"bytes,15,opt,name=progress,proto3" json:"progress,omitempty"`                          // of what is under way
+	Trial       *UpdateTrial           `protobuf:"bytes,16,opt,name=trial,proto3" json:"trial,omitempty"`                                // while phase is trying
+	Last        *UpdateRecord          `protobuf:"bytes,17,opt,name=last,proto3" json:"last,omitempty"`                                  // the last update that ended, or the one under way
+	Slots       []*UpdateSlot          `protobuf:"bytes,18,rep,name=slots,proto3" json:"slots,omitempty"`
+	Avoided     []string               `protobuf:"bytes,19,rep,name=avoided,proto3" json:"avoided,omitempty"`                   // the versions of left_alone
+	RootRole    string                 `protobuf:"bytes,20,opt,name=root_role,json=rootRole,proto3" json:"root_role,omitempty"` // key ids and version of the root role that is trusted, for people; empty: none
+	Trust       *UpdateTrust           `protobuf:"bytes,21,opt,name=trust,proto3" json:"trust,omitempty"`
+	LeftAlone   []*AvoidedRelease      `protobuf:"bytes,22,rep,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"` // not taken by itself until there is a newer one
+	// Returning is there after the machine went back, until its work is as it was before the update, or for as long as a trial
+	// may take. Its last update has ended already; with the downtime it also knows for how long the work did not run.
+	Returning     *UpdateTrial `protobuf:"bytes,23,opt,name=returning,proto3" json:"returning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -270,6 +273,13 @@ func (x *GetUpdateResponse) GetTrust() *UpdateTrust {
 func (x *GetUpdateResponse) GetLeftAlone() []*AvoidedRelease {
 	if x != nil {
 		return x.LeftAlone
+	}
+	return nil
+}
+
+func (x *GetUpdateResponse) GetReturning() *UpdateTrial {
+	if x != nil {
+		return x.Returning
 	}
 	return nil
 }
@@ -779,7 +789,7 @@ func (x *UpdateProgress) GetRebootAt() *timestamppb.Timestamp {
 type UpdateTrial struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	EndsAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends_at,json=endsAt,proto3" json:"ends_at,omitempty"` // then it goes back
+	EndsAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends_at,json=endsAt,proto3" json:"ends_at,omitempty"` // then it goes back; of returning: then nobody waits any more
 	Checks        []*UpdateCheck         `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1774,7 +1784,7 @@ var File_wherry_v1_update_proto protoreflect.FileDescriptor
 const file_wherry_v1_update_proto_rawDesc = "" +
 	"\n" +
 	"\x16wherry/v1/update.proto\x12\twherry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetUpdateRequest\"\xb9\a\n" +
+	"\x10GetUpdateRequest\"\xef\a\n" +
 	"\x11GetUpdateResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -1802,7 +1812,8 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	"\troot_role\x18\x14 \x01(\tR\brootRole\x12,\n" +
 	"\x05trust\x18\x15 \x01(\v2\x16.wherry.v1.UpdateTrustR\x05trust\x128\n" +
 	"\n" +
-	"left_alone\x18\x16 \x03(\v2\x19.wherry.v1.AvoidedReleaseR\tleftAlone\"\x87\x01\n" +
+	"left_alone\x18\x16 \x03(\v2\x19.wherry.v1.AvoidedReleaseR\tleftAlone\x124\n" +
+	"\treturning\x18\x17 \x01(\v2\x16.wherry.v1.UpdateTrialR\treturning\"\x87\x01\n" +
 	"\x0eAvoidedRelease\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x17\n" +
 	"\aby_hand\x18\x02 \x01(\bR\x06byHand\x12\x16\n" +
@@ -1981,45 +1992,46 @@ var file_wherry_v1_update_proto_depIdxs = []int32{
 	6,  // 10: wherry.v1.GetUpdateResponse.slots:type_name -> wherry.v1.UpdateSlot
 	5,  // 11: wherry.v1.GetUpdateResponse.trust:type_name -> wherry.v1.UpdateTrust
 	2,  // 12: wherry.v1.GetUpdateResponse.left_alone:type_name -> wherry.v1.AvoidedRelease
-	26, // 13: wherry.v1.AvoidedRelease.at:type_name -> google.protobuf.Timestamp
-	27, // 14: wherry.v1.UpdatePolicy.spread:type_name -> google.protobuf.Duration
-	26, // 15: wherry.v1.UpdateOffer.published_at:type_name -> google.protobuf.Timestamp
-	26, // 16: wherry.v1.UpdateProgress.reboot_at:type_name -> google.protobuf.Timestamp
-	26, // 17: wherry.v1.UpdateTrial.started_at:type_name -> google.protobuf.Timestamp
-	26, // 18: wherry.v1.UpdateTrial.ends_at:type_name -> google.protobuf.Timestamp
-	9,  // 19: wherry.v1.UpdateTrial.checks:type_name -> wherry.v1.UpdateCheck
-	26, // 20: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
-	26, // 21: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
-	27, // 22: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
-	9,  // 23: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
-	4,  // 24: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
-	7,  // 25: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
-	15, // 26: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
-	7,  // 27: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
-	26, // 28: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
-	10, // 29: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
-	26, // 30: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
-	0,  // 31: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
-	11, // 32: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
-	13, // 33: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
-	16, // 34: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
-	18, // 35: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
-	20, // 36: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
-	22, // 37: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
-	24, // 38: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
-	1,  // 39: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
-	12, // 40: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
-	14, // 41: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
-	17, // 42: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
-	19, // 43: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
-	21, // 44: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
-	23, // 45: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
-	25, // 46: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
-	39, // [39:47] is the sub-list for method output_type
-	31, // [31:39] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	8,  // 13: wherry.v1.GetUpdateResponse.returning:type_name -> wherry.v1.UpdateTrial
+	26, // 14: wherry.v1.AvoidedRelease.at:type_name -> google.protobuf.Timestamp
+	27, // 15: wherry.v1.UpdatePolicy.spread:type_name -> google.protobuf.Duration
+	26, // 16: wherry.v1.UpdateOffer.published_at:type_name -> google.protobuf.Timestamp
+	26, // 17: wherry.v1.UpdateProgress.reboot_at:type_name -> google.protobuf.Timestamp
+	26, // 18: wherry.v1.UpdateTrial.started_at:type_name -> google.protobuf.Timestamp
+	26, // 19: wherry.v1.UpdateTrial.ends_at:type_name -> google.protobuf.Timestamp
+	9,  // 20: wherry.v1.UpdateTrial.checks:type_name -> wherry.v1.UpdateCheck
+	26, // 21: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
+	26, // 22: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
+	27, // 23: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
+	9,  // 24: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
+	4,  // 25: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
+	7,  // 26: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
+	15, // 27: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
+	7,  // 28: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
+	26, // 29: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
+	10, // 30: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
+	26, // 31: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
+	0,  // 32: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
+	11, // 33: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
+	13, // 34: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
+	16, // 35: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
+	18, // 36: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
+	20, // 37: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
+	22, // 38: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
+	24, // 39: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
+	1,  // 40: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
+	12, // 41: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
+	14, // 42: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
+	17, // 43: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
+	19, // 44: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
+	21, // 45: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
+	23, // 46: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
+	25, // 47: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
+	40, // [40:48] is the sub-list for method output_type
+	32, // [32:40] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_wherry_v1_update_proto_init() }

@@ -115,6 +115,8 @@ func newRebootCommand(a *app) *cobra.Command {
 	var nowait bool
 	var timeout time.Duration
 	cmd := &cobra.Command{Use: "reboot", Short: "Restart the machine and wait until it is back", Args: cobra.NoArgs,
+		Long:    "Restart the machine, wait until it answers again, and name the containers that still start.",
+		Example: "  wherry machine reboot\n  wherry machine reboot --no-wait",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.cli(cmd).Reboot(cmd.Context(), !nowait, timeout)
 		}}

@@ -128,6 +128,9 @@ release that is left is not taken again until there is a newer one, or somebody 
 it (wherry machine update apply --retry). It counts as left by hand, and not as one that
 did not work. State stays as it is.
 
+The command waits until what ran before runs again, for as long as a trial may take
+(updates.trial.limit), and names what does not.
+
 Ends with 0 when the machine runs the older release, and else as update apply does.`,
 		Example: "  wherry machine rollback\n  wherry machine rollback --no-wait", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

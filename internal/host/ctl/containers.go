@@ -167,6 +167,8 @@ func (c *CLI) statusLine(s *wherryv1.ContainerState) string {
 		return "Up " + since(s.StartedAt) + " (Paused)"
 	case wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING:
 		return fmt.Sprintf("Restarting (%d) %s ago", s.ExitCode, since(s.FinishedAt))
+	case wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING:
+		return "Starting"
 	case wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED:
 		why := ""
 		if s.OomKilled {

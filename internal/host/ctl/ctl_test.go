@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"wherry.example/wherry/api/wherryv1"
 )
@@ -362,5 +363,27 @@ func buildFake(archive string, err error) func(_ ctxt, _, _ string, w io.Writer)
 		}
 		_, err := io.WriteString(w, archive)
 		return "localhost/built", err
+	}
+}
+
+// Who restarts a machine is told which containers do not run again yet; lists say that these start, and did not fail.
+func TestRebootTellsWhatStarts(t *testing.T) {
+	r := newRig(t)
+	r.run("web")
+	for _, name := range []string{"shop", "db"} {
+		r.run(name)
+		r.toy.containers[name].phase = wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING
+	}
+	if err := r.Reboot(t.Context(), true, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, said := r.took(); !strings.HasSuffix(said, " s, and still starts db, shop\n") {
+		t.Errorf("said %s", said)
+	}
+	if err := r.PS(t.Context(), ListOptions{All: true, Filters: []string{"status=starting"}, Format: "{{.Names}} {{.Status}} {{.State}}"}); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := r.took(); out != "db Starting starting\nshop Starting starting\n" {
+		t.Errorf("printed %s", out)
 	}
 }

@@ -7,12 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/docker/go-units"
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/client"
 	"wherry.example/wherry/internal/host/known"
 )
 
@@ -78,7 +80,7 @@ func (c *CLI) MachineLog(ctx context.Context, follow, kernel bool, tail uint32) 
 
 const restartPoll = 500 * time.Millisecond
 
-// Reboot restarts the machine and, with wait, returns when it answers again.
+// Reboot restarts the machine and, with wait, returns when it answers again, and tells which containers do not run yet.
 func (c *CLI) Reboot(ctx context.Context, wait bool, timeout time.Duration) error {
 	api, err := c.API(ctx)
 	if err != nil {
@@ -98,21 +100,46 @@ func (c *CLI) Reboot(ctx context.Context, wait bool, timeout time.Duration) erro
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if err := c.awaitReboot(ctx, before); err != nil {
+	starting, err := c.awaitReboot(ctx, before)
+	if err != nil {
 		return fmt.Errorf("machine %s did not come back within %v: %w", c.machine.Name, timeout, err)
 	}
-	c.notef("machine %s is back after %.1f s", c.machine.Name, time.Since(began).Seconds())
+	c.notef("machine %s is back after %.1f s%s", c.machine.Name, time.Since(began).Seconds(), stillStarting(starting))
 	return nil
 }
 
-// awaitReboot asks until the machine answers with a later boot.
-func (c *CLI) awaitReboot(ctx context.Context, before *wherryv1.GetStatusResponse) error {
+// stillStarting names containers as the tail of a sentence.
+func stillStarting(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ", and still starts " + strings.Join(names, ", ")
+}
+
+// starting names the containers that did not start again yet since the machine did.
+func starting(ctx context.Context, api *client.Client) ([]string, error) {
+	res, err := unary(ctx, api.Containers.ListContainers, &wherryv1.ListContainersRequest{All: true})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, x := range res.Containers {
+		if x.State.GetPhase() == wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING {
+			names = append(names, x.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// awaitReboot asks until the machine answers with a later boot, and returns which containers it still starts.
+func (c *CLI) awaitReboot(ctx context.Context, before *wherryv1.GetStatusResponse) ([]string, error) {
 	began := time.Now()
 	last := errors.New("it did not go down")
 	for {
 		select {
 		case <-ctx.Done():
-			return last
+			return nil, last
 		case <-time.After(restartPoll):
 		}
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -122,9 +149,10 @@ func (c *CLI) awaitReboot(ctx context.Context, before *wherryv1.GetStatusRespons
 			if now, err = unary(try, api.Machine.GetStatus, &wherryv1.GetStatusRequest{}); err == nil {
 				// Without a reboot the machine is up for as much longer as has passed here.
 				if uptime(now)+time.Second < uptime(before)+time.Since(began) {
+					names, _ := starting(try, api) // it is back, whatever can be said of them
 					api.Close()
 					cancel()
-					return nil
+					return names, nil
 				}
 			}
 			api.Close()
@@ -248,7 +276,11 @@ func (c *CLI) statusScreen(s *wherryv1.GetStatusResponse, list []*wherryv1.Conta
 	if len(s.Nameservers) > 0 {
 		row("Name servers", "%s", strings.Join(s.Nameservers, " "))
 	}
-	row("Containers", "%d running, %d stopped, %d unhealthy", s.Containers.GetRunning(), s.Containers.GetStopped(), s.Containers.GetUnhealthy())
+	first := fmt.Sprintf("%d running", s.Containers.GetRunning())
+	if n := s.Containers.GetStarting(); n > 0 {
+		first += fmt.Sprintf(", %d starting", n)
+	}
+	row("Containers", "%s, %d stopped, %d unhealthy", first, s.Containers.GetStopped(), s.Containers.GetUnhealthy())
 	for i, x := range list {
 		if i == maxStatusContainers {
 			row("", "and %d more: wherry ps -a", len(list)-i)

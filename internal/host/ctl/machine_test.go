@@ -41,6 +41,7 @@ type toy struct {
 
 	mu         sync.Mutex
 	containers map[string]*toyContainer
+	later      time.Duration // by which it booted later than at first
 	images     map[string]bool
 	pulled     []*wherryv1.PullImageRequest
 	loaded     [][]byte
@@ -459,8 +460,13 @@ func (t *toy) ApplyConfig(_ context.Context, document string, dryRun bool) (*whe
 	return &wherryv1.ApplyConfigResponse{}, nil
 }
 
+func (t *toy) Reboot(context.Context) error {
+	t.later = 30 * time.Minute
+	return nil
+}
+
 func (t *toy) Status(context.Context) (*wherryv1.GetStatusResponse, error) {
-	return &wherryv1.GetStatusResponse{Name: "demo", Version: "1.2.3", Architecture: "amd64", BootedAt: timestamppb.New(testNow.Add(-time.Hour)), Now: timestamppb.New(testNow),
+	return &wherryv1.GetStatusResponse{Name: "demo", Version: "1.2.3", Architecture: "amd64", BootedAt: timestamppb.New(testNow.Add(-time.Hour + t.later)), Now: timestamppb.New(testNow),
 		Memory: &wherryv1.Memory{TotalBytes: 512 << 20, AvailableBytes: 460 << 20}, State: &wherryv1.StateInfo{}, Containers: &wherryv1.ContainerCounts{Running: 1},
 		Subsystems: []*wherryv1.Subsystem{{Name: "network", Message: "no address yet"}, {Name: "engine", Ready: true}}}, nil
 }

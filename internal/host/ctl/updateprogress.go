@@ -22,12 +22,13 @@ const (
 // updateProgress shows how far an update is: one line with a bar on a terminal,
 // else a line whenever the phase changes.
 type updateProgress struct {
-	cli    *CLI
-	phase  string // the last that was heard
-	target string
-	said   string
-	drawn  time.Time
-	shown  bool
+	cli     *CLI
+	phase   string // the last that was heard
+	target  string
+	said    string
+	missing []string // what was not as before yet when the machine was last seen back in its old release
+	drawn   time.Time
+	shown   bool
 }
 
 func newUpdateProgress(c *CLI) *updateProgress { return &updateProgress{cli: c} }
@@ -56,26 +57,34 @@ func (p *updateProgress) show(m *wherryv1.UpdateProgress) {
 	}
 }
 
-// trial shows what a new release still has to prove.
+// trial shows what a new release still has to prove, or what does not run again after going back.
 func (p *updateProgress) trial(u *wherryv1.GetUpdateResponse) {
-	if u.Phase != phaseTrying {
+	text, waits := "trying "+u.Target, waiting(u.Trial)
+	switch {
+	case u.Returning != nil:
+		waits = waiting(u.Returning)
+		text, p.missing = "back in "+u.Version, waits
+	case u.Phase != phaseTrying:
 		return
 	}
-	var waiting []string
-	for _, k := range u.Trial.GetChecks() {
-		if k.State != "passed" {
-			waiting = append(waiting, k.Name)
-		}
-	}
-	text := "trying " + u.Target
-	if len(waiting) > 0 {
-		text += ", waiting for " + strings.Join(waiting, ", ")
+	if len(waits) > 0 {
+		text += ", waiting for " + strings.Join(waits, ", ")
 	}
 	if p.cli.live() {
 		p.draw(text)
 		return
 	}
 	p.plain(text)
+}
+
+// waiting names the checks that do not hold yet.
+func waiting(t *wherryv1.UpdateTrial) (names []string) {
+	for _, k := range t.GetChecks() {
+		if k.State != "passed" {
+			names = append(names, k.Name)
+		}
+	}
+	return names
 }
 
 func (p *updateProgress) plain(text string) {

@@ -215,7 +215,7 @@ func (c *CLI) Rollback(ctx context.Context, wait bool, timeout time.Duration) er
 	case now != res.Version:
 		return &ExitError{exitRolledBack, fmt.Errorf("machine %s did not go back to %s and runs %s: %s", c.machine.Name, res.Version, now, orNone(r.Reason))}
 	}
-	c.notef("machine %s runs %s again", c.machine.Name, now)
+	c.notef("machine %s runs %s again%s", c.machine.Name, now, downtime(r))
 	return nil
 }
 
@@ -238,7 +238,8 @@ func (c *CLI) outcome(ctx context.Context, before *wherryv1.GetUpdateResponse, w
 
 const stateCommitted = "committed"
 
-// awaitUpdate asks, over connections of their own, until the machine has ended the update that it had not ended before.
+// awaitUpdate asks, over connections of their own, until the machine has ended the update that it had not ended before,
+// and when it went back, until its work is as it was, or it does not wait for that any more.
 func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateResponse, timeout time.Duration) (*wherryv1.GetUpdateResponse, error) {
 	user := ctx
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -246,11 +247,16 @@ func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateRespons
 	p := newUpdateProgress(c)
 	defer p.clear()
 	last := errors.New("the update has not ended")
+	var ended *wherryv1.GetUpdateResponse
 	for {
 		select {
 		case <-user.Done():
 			return nil, context.Cause(user)
 		case <-ctx.Done():
+			if ended != nil {
+				c.notAsBefore(p)
+				return ended, nil
+			}
 			return nil, &ExitError{exitNoAnswer, fmt.Errorf("machine %s did not say within %v how the update ended: %w", c.machine.Name, timeout, last)}
 		case <-time.After(restartPoll):
 		}
@@ -260,9 +266,21 @@ func (c *CLI) awaitUpdate(ctx context.Context, before *wherryv1.GetUpdateRespons
 			continue
 		}
 		if r := now.Last; r.GetEndedAt() != nil && !proto.Equal(r.StartedAt, endedBefore(before)) {
-			return now, nil
+			if ended = now; now.Returning == nil {
+				if r.Downtime == nil {
+					c.notAsBefore(p)
+				}
+				return now, nil
+			}
 		}
 		p.trial(now)
+	}
+}
+
+// notAsBefore warns of what did not come back with the old release, as far as that was seen.
+func (c *CLI) notAsBefore(p *updateProgress) {
+	if p.clear(); len(p.missing) > 0 {
+		c.notef("machine %s: not all is as it was before: %s", c.machine.Name, strings.Join(p.missing, ", "))
 	}
 }
 

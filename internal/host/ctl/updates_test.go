@@ -251,6 +251,34 @@ func TestRollback(t *testing.T) {
 	if err := r.Rollback(t.Context(), true, time.Minute); ExitCode(err) != 3 || err.Error() != "machine demo did not go back to 12.0.0 and runs 12.1.0: the loader started this release each time" {
 		t.Errorf("exit code %d, %v", ExitCode(err), err)
 	}
+	back := func(returning *wherryv1.UpdateTrial, down *durationpb.Duration) *wherryv1.GetUpdateResponse {
+		return &wherryv1.GetUpdateResponse{Version: "12.0.0", Returning: returning, Last: &wherryv1.UpdateRecord{From: "12.1.0", To: "12.0.0", State: "rolled-back", StartedAt: at(0), EndedAt: at(1), Downtime: down}}
+	}
+	shop := &wherryv1.UpdateTrial{Checks: []*wherryv1.UpdateCheck{{Name: "network", State: "passed"}, {Name: "container shop", State: "waiting"}}}
+	well := &wherryv1.UpdateTrial{Checks: []*wherryv1.UpdateCheck{{Name: "container shop", State: "passed"}}}
+	for want, script := range map[string][]*wherryv1.GetUpdateResponse{
+		"back in 12.0.0, waiting for container shop\nback in 12.0.0\nmachine demo runs 12.0.0 again, down for 20.0 s\n": {
+			{Version: "12.1.0", Last: old}, back(&wherryv1.UpdateTrial{}, nil), back(shop, nil), back(well, nil), back(nil, durationpb.New(20*time.Second))},
+		"back in 12.0.0, waiting for container shop\nmachine demo: not all is as it was before: container shop\nmachine demo runs 12.0.0 again\n": {
+			{Version: "12.1.0", Last: old}, back(shop, nil), back(nil, nil)},
+	} {
+		r.toy.states = script
+		r.took()
+		if err := r.Rollback(t.Context(), true, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if _, said := r.took(); !strings.HasSuffix(said, want) {
+			t.Errorf("said\n%s\nwant\n%s", said, want)
+		}
+	}
+	r.toy.states = []*wherryv1.GetUpdateResponse{{Version: "12.1.0", Last: old}, back(shop, nil)}
+	if err := r.Rollback(t.Context(), true, 1200*time.Millisecond); err != nil {
+		t.Errorf("it is back, and something never runs: %v", err)
+	}
+	if _, said := r.took(); !strings.Contains(said, "not all is as it was before: container shop\n") {
+		t.Errorf("said %s", said)
+	}
+	r.toy.states = []*wherryv1.GetUpdateResponse{{Version: "12.1.0", Last: old}, back(nil, nil)}
 	r.toy.err = errdefs.ErrFailedPrecondition.WithMessage("there is no other release")
 	if err := r.Rollback(t.Context(), true, time.Minute); ExitCode(err) != 1 || err.Error() != "there is no other release" {
 		t.Error(err)

@@ -25,6 +25,8 @@ type end struct {
 	note string // when the code is not the process's own
 	// neverRan: the start did not work; note says why.
 	neverRan bool
+	// withMachine: the machine went down, and the run with it.
+	withMachine bool
 }
 
 const (
@@ -123,7 +125,7 @@ func (e *Engine) conclude(c *container, how end) restartAnswer {
 			// The machine goes down: what has a policy comes back with it.
 			r.WantRunning = r.WantRunning && r.Spec.GetRestart().GetKind() != wherryv1.RestartPolicy_KIND_NO
 		case a.Restart:
-			r.State.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING
+			r.State.Phase, r.Returns = wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING, how.withMachine
 		default:
 			r.WantRunning = false
 		}
@@ -135,7 +137,7 @@ func (e *Engine) conclude(c *container, how end) restartAnswer {
 }
 
 func applyEnd(r *record, how end) {
-	r.State.Pid = 0
+	r.State.Pid, r.Returns = 0, false
 	r.State.ExitCode = int32(how.code)
 	r.State.Error = how.note
 	r.Endpoints, r.Ports = nil, nil

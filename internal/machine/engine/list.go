@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
@@ -47,8 +48,18 @@ func listed(rec record, q *wherryv1.ListContainersRequest) bool {
 // describe shares the record's messages: they are never altered.
 func describe(r record) *wherryv1.Container {
 	return &wherryv1.Container{Id: r.ID, Name: r.Name, Image: r.Image.Name, ImageDigest: r.Image.Digest, CreatedAt: timestamppb.New(r.CreatedAt),
-		State: r.State, Labels: r.Effective.Labels, Ports: r.Ports, Endpoints: r.Endpoints, Mounts: r.Mounts, System: r.System,
+		State: r.shown(), Labels: r.Effective.Labels, Ports: r.Ports, Endpoints: r.Endpoints, Mounts: r.Mounts, System: r.System,
 		Command: commandForPeople(r.Effective)}
+}
+
+// shown is the state as others see it.
+func (r record) shown() *wherryv1.ContainerState {
+	if !r.Returns || r.State.Phase != wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING {
+		return r.State
+	}
+	s := proto.CloneOf(r.State)
+	s.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING
+	return s
 }
 
 func commandForPeople(s *wherryv1.ContainerSpec) string {
@@ -72,10 +83,13 @@ func (e *Engine) Counts() *wherryv1.ContainerCounts {
 		if c.system {
 			continue
 		}
-		s := c.record().State
-		if ran(s.Phase) {
+		s := c.record().shown()
+		switch {
+		case ran(s.Phase):
 			n.Running++
-		} else {
+		case s.Phase == wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING:
+			n.Starting++
+		default:
 			n.Stopped++
 		}
 		if s.Health == wherryv1.HealthState_HEALTH_STATE_UNHEALTHY {

@@ -46,6 +46,9 @@ type record struct {
 	// Failures counts ends that the restart policy acted on since the last
 	// good run or user's start; on-failure:N is measured against it.
 	Failures uint32
+	// Returns says that what is restarting did not fail: it waits for its turn after the machine was
+	// started. It is not written: the release before this one reads the same records, and a new process finds out anew.
+	Returns bool
 	// BootID is the boot in which the container was last started.
 	BootID    string
 	Endpoints []*wherryv1.Endpoint

@@ -83,7 +83,7 @@ func (e *Engine) bringBack(c *container) {
 		return
 	}
 	e.logFailure("record the return of a container", c.id, c.change(func(r *record) {
-		r.WantRunning, r.Failures = true, 0
+		r.WantRunning, r.Failures, r.Returns = true, 0, true
 		r.State.Phase = wherryv1.ContainerPhase_CONTAINER_PHASE_RESTARTING // so that lists show it
 	}))
 	e.startLater(c, 0)
@@ -141,7 +141,7 @@ func (e *Engine) settle(ctx context.Context, c *container) {
 func (e *Engine) unseenEnd(c *container) end {
 	how := end{code: unknownExit, at: time.Now(), note: "it ended while the engine did not run; its exit code is lost"}
 	if c.record().BootID != e.bootID {
-		how.note = "the machine went down"
+		how.note, how.withMachine = "the machine went down", true
 	}
 	return how
 }

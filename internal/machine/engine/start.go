@@ -202,7 +202,7 @@ func (e *Engine) adopt(c *container, r *run, also func(*record)) {
 	c.run, c.last = r, r
 	c.mu.Unlock()
 	err := c.change(func(rec *record) {
-		rec.State.Phase = phaseRunning
+		rec.State.Phase, rec.Returns = phaseRunning, false
 		rec.State.Pid = uint32(r.pid)
 		rec.State.Health = wherryv1.HealthState_HEALTH_STATE_NONE
 		if rec.Effective.Health != nil {

@@ -68,6 +68,9 @@ func (u *Updater) tellRecord(r *wherryv1.GetUpdateResponse) {
 	if r.Phase == "trying" {
 		r.Trial = u.trial.tell(u.o.Now())
 	}
+	if u.returning != nil {
+		r.Returning = u.returning.tell(u.o.Now())
+	}
 	if all := rec.tell(1); len(all) > 0 {
 		r.Last = all[0]
 	}

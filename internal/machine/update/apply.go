@@ -33,6 +33,9 @@ func (u *Updater) carryOut(ctx context.Context, d Decision) bool {
 	if d.Retire != "" && !d.Reboot {
 		u.warn("keep the loader from starting "+d.Retire, u.o.Slots.Retire(d.Retire))
 	}
+	if d.Measure != nil && !d.Measure.Down.IsZero() { // before anybody is told that it has ended
+		u.setReturning(&trialStatus{began: u.o.Now(), ends: u.o.Now().Add(u.limit())})
+	}
 	u.hold(d.Record)
 	u.publish(before, d.Record)
 	if d.Bless {
@@ -215,10 +218,14 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 	if a.Down.IsZero() {
 		return
 	}
+	defer u.setReturning(nil)
 	var held time.Duration
 	said := ""
 	err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) {
 		held = h.Held
+		u.mu.Lock()
+		u.returning = &trialStatus{u.returning.began, u.returning.ends, h.Checks}
+		u.mu.Unlock()
 		if now := amiss(h.Checks); now != said {
 			said = now
 			u.o.Log.Info("update: back in the old release", "waits for", now)
@@ -239,6 +246,12 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 		h[0].Downtime = d
 		r.History = h
 	}))
+}
+
+func (u *Updater) setReturning(t *trialStatus) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.returning = t
 }
 
 // amiss names the checks that do not hold, with what is the matter.

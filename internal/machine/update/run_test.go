@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -101,6 +102,46 @@ func TestUpdateAndRollback(t *testing.T) {
 	})
 	if w.untilQuiet(); w.running != "1.1.0" {
 		t.Errorf("%s runs", w.running)
+	}
+}
+
+// While what ran before does not run again in the old release, who asks is told.
+func TestReturning(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	w.how["1.1.0"] = "unwell"
+	w.start()
+	if err := w.life(apply); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.life(nil) // the trial
+	before, slots := w.record(), maps.Clone(w.slots)
+	asked := false
+	w.during = func(u *Updater) {
+		asked = true
+		s, _ := u.Update(t.Context())
+		if s.Version != "1.0.0" || s.Phase != "idle" || s.Last.EndedAt == nil || len(s.Returning.GetChecks()) != 1 || s.Returning.Checks[0].State != "waiting" {
+			t.Errorf("it says %v", s)
+		}
+	}
+	w.start()
+	w.life(nil)
+	if e := w.record().last(); !asked || w.running != "1.0.0" || e.Downtime != 0 {
+		t.Errorf("asked %v, %s runs, %+v", asked, w.running, e)
+	}
+	w.slots = slots // the same again, and this time it gets well
+	repo.check(before.save(filepath.Join(w.dir, "update", "record.json")))
+	w.start()
+	w.life(func(u *Updater) error {
+		for s, _ := u.Update(t.Context()); s.Returning != nil && t.Context().Err() == nil; s, _ = u.Update(t.Context()) {
+			time.Sleep(time.Millisecond)
+		}
+		return nil
+	})
+	if e := w.record().last(); w.running != "1.0.0" || e.Downtime < 20e9 || e.Downtime > 60e9 {
+		t.Errorf("%s runs, %+v", w.running, e)
 	}
 }
 

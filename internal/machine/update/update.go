@@ -130,6 +130,7 @@ type Updater struct {
 	closing    bool
 	progress   Progress
 	trial      trialStatus
+	returning  *trialStatus // of measure, while it waits
 	cancelTry  context.CancelFunc
 	looked     look
 }

@@ -57,7 +57,7 @@ func TestDamagedMemory(t *testing.T) {
 	if _, err := p.refresh(store); err != nil {
 		t.Fatal(err)
 	}
-	if len(store) != 4 {
+	if len(store) != 5 {
 		t.Fatalf("%d files are remembered", len(store))
 	}
 	for name := range store {
@@ -151,7 +151,7 @@ func TestStoreDir(t *testing.T) {
 	if _, err := p.refresh(release.StoreDir(dir)); !errors.Is(err, release.ErrRollback) {
 		t.Errorf("it does not remember: %v", err)
 	}
-	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 4 {
 		t.Errorf("%v %v", entries, err)
 	}
 }

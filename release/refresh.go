@@ -4,6 +4,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,7 +81,7 @@ func Refresh(ctx context.Context, c Config) (*Repository, error) {
 		s.now = c.NotBefore.UTC()
 	}
 	trusted.RefTime = s.now
-	for _, step := range []func(context.Context) error{s.roots, s.timestamp, s.snapshot, s.targets} {
+	for _, step := range []func(context.Context) error{s.keepOwn, s.roots, s.timestamp, s.snapshot, s.targets} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
 		}
@@ -117,6 +118,26 @@ func (s *session) load(name string, limit int64) ([]byte, bool) {
 	return data, err == nil && int64(len(data)) <= limit
 }
 
+// keepOwn keeps the root role of the image among the links. The release before this one, to which
+// the machine may go back, carries an older one: it finds the chain whole, whatever a repository hides from it.
+func (s *session) keepOwn(context.Context) error {
+	name := rootName(s.trusted.Root.Signed.Version)
+	if had, ok := s.load(name, s.Limits.RootBytes); ok && bytes.Equal(had, s.Root) {
+		return nil
+	}
+	return s.Store.Save(name, s.Root)
+}
+
+func rootName(version int64) string { return fmt.Sprintf("%d.root.json", version) }
+
+func (s *session) nextName() string { return rootName(s.trusted.Root.Signed.Version + 1) }
+
+// storedRoot goes on to a link that was kept. What is damaged, or not signed by the link before, counts as not there.
+func (s *session) storedRoot(name string) bool {
+	data, ok := s.load(name, s.Limits.RootBytes)
+	return ok && s.updateRoot(data) == nil
+}
+
 // roots follows the chain of root roles to its end.
 func (s *session) roots(ctx context.Context) error {
 	for range s.Limits.Roots {
@@ -137,9 +158,9 @@ func (s *session) roots(ctx context.Context) error {
 }
 
 func (s *session) nextRoot(ctx context.Context) (more bool, err error) {
-	name := fmt.Sprintf("%d.root.json", s.trusted.Root.Signed.Version+1)
-	if data, ok := s.load(name, s.Limits.RootBytes); ok && s.updateRoot(data) == nil {
-		return true, nil // a damaged memory is asked for again
+	name := s.nextName()
+	if s.storedRoot(name) {
+		return true, nil
 	}
 	data, err := s.fetch(ctx, name, s.Limits.RootBytes)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -49,7 +49,7 @@ func (s *session) signedBefore() int64 {
 // pastRoot is an older root role: the one that the machine was built with, or one that it has followed.
 func (s *session) pastRoot(version int64) *metadata.Metadata[metadata.RootType] {
 	known := [][]byte{s.Root}
-	if data, ok := s.load(fmt.Sprintf("%d.root.json", version), s.Limits.RootBytes); ok {
+	if data, ok := s.load(rootName(version), s.Limits.RootBytes); ok {
 		known = append(known, data)
 	}
 	for _, data := range known {

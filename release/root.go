@@ -30,7 +30,7 @@ func (r Root) String() string {
 	for _, k := range r.Keys {
 		short = append(short, k[:min(len(k), 8)])
 	}
-	return fmt.Sprintf("version %d, %d of the keys %s", r.Version, r.Threshold, strings.Join(short, " "))
+	return fmt.Sprintf("root %d, %d of the keys %s", r.Version, r.Threshold, strings.Join(short, " "))
 }
 
 // ParseRoot reads a root role that is signed by its own keys. Whether it has
@@ -40,9 +40,27 @@ func ParseRoot(data []byte) (Root, error) {
 	if err != nil {
 		return Root{}, err
 	}
+	return rootOf(trusted), nil
+}
+
+func rootOf(trusted *trustedmetadata.TrustedMetadata) Root {
 	r := trusted.Root.Signed
 	role := r.Roles[metadata.ROOT]
-	return Root{r.Version, r.Expires, slices.Sorted(slices.Values(role.KeyIDs)), role.Threshold}, nil
+	return Root{r.Version, r.Expires, slices.Sorted(slices.Values(role.KeyIDs)), role.Threshold}
+}
+
+// Trusted returns the root role that a machine trusts: from that of its image on, as far as the links go
+// that it has kept of the chain. Each is verified by the one before, as Refresh does it; one that is damaged, or of another
+// project, ends the chain where it is, and the next Refresh asks for it again.
+func Trusted(image []byte, store Store) (Root, error) {
+	s := &session{Config: Config{Root: image, Store: store}.withDefaults()}
+	var err error
+	if s.trusted, err = trustRoot(image, *s.Limits); err != nil {
+		return Root{}, err
+	}
+	for n := 0; n < s.Limits.Roots && s.storedRoot(s.nextName()); n++ {
+	}
+	return rootOf(s.trusted), nil
 }
 
 // trustRoot begins with a root role.

@@ -83,14 +83,16 @@ type GetUpdateResponse struct {
 	Last        *UpdateRecord          `protobuf:"bytes,17,opt,name=last,proto3" json:"last,omitempty"`                                  // the last update that ended, or the one under way
 	Slots       []*UpdateSlot          `protobuf:"bytes,18,rep,name=slots,proto3" json:"slots,omitempty"`
 	Avoided     []string               `protobuf:"bytes,19,rep,name=avoided,proto3" json:"avoided,omitempty"`                   // the versions of left_alone
-	RootRole    string                 `protobuf:"bytes,20,opt,name=root_role,json=rootRole,proto3" json:"root_role,omitempty"` // key ids and version of the root role that is trusted, for people; empty: none
+	RootRole    string                 `protobuf:"bytes,20,opt,name=root_role,json=rootRole,proto3" json:"root_role,omitempty"` // version and key ids of the root role that is trusted, for people; empty: none
 	Trust       *UpdateTrust           `protobuf:"bytes,21,opt,name=trust,proto3" json:"trust,omitempty"`
 	LeftAlone   []*AvoidedRelease      `protobuf:"bytes,22,rep,name=left_alone,json=leftAlone,proto3" json:"left_alone,omitempty"` // not taken by itself until there is a newer one
 	// Returning is there after the machine went back, until its work is as it was before the update, or for as long as a trial
 	// may take. Its last update has ended already; with the downtime it also knows for how long the work did not run.
-	Returning     *UpdateTrial `protobuf:"bytes,23,opt,name=returning,proto3" json:"returning,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Returning        *UpdateTrial `protobuf:"bytes,23,opt,name=returning,proto3" json:"returning,omitempty"`
+	RootVersion      int64        `protobuf:"varint,24,opt,name=root_version,json=rootVersion,proto3" json:"root_version,omitempty"` // of the root role that is trusted: the image's, or one to which the machine has followed the project's keys
+	ImageRootVersion int64        `protobuf:"varint,25,opt,name=image_root_version,json=imageRootVersion,proto3" json:"image_root_version,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetUpdateResponse) Reset() {
@@ -282,6 +284,20 @@ func (x *GetUpdateResponse) GetReturning() *UpdateTrial {
 		return x.Returning
 	}
 	return nil
+}
+
+func (x *GetUpdateResponse) GetRootVersion() int64 {
+	if x != nil {
+		return x.RootVersion
+	}
+	return 0
+}
+
+func (x *GetUpdateResponse) GetImageRootVersion() int64 {
+	if x != nil {
+		return x.ImageRootVersion
+	}
+	return 0
 }
 
 // AvoidedRelease is a release that did not work here, or that somebody did not want.
@@ -1784,7 +1800,7 @@ var File_wherry_v1_update_proto protoreflect.FileDescriptor
 const file_wherry_v1_update_proto_rawDesc = "" +
 	"\n" +
 	"\x16wherry/v1/update.proto\x12\twherry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
-	"\x10GetUpdateRequest\"\xef\a\n" +
+	"\x10GetUpdateRequest\"\xc0\b\n" +
 	"\x11GetUpdateResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -1813,7 +1829,9 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	"\x05trust\x18\x15 \x01(\v2\x16.wherry.v1.UpdateTrustR\x05trust\x128\n" +
 	"\n" +
 	"left_alone\x18\x16 \x03(\v2\x19.wherry.v1.AvoidedReleaseR\tleftAlone\x124\n" +
-	"\treturning\x18\x17 \x01(\v2\x16.wherry.v1.UpdateTrialR\treturning\"\x87\x01\n" +
+	"\treturning\x18\x17 \x01(\v2\x16.wherry.v1.UpdateTrialR\treturning\x12!\n" +
+	"\froot_version\x18\x18 \x01(\x03R\vrootVersion\x12,\n" +
+	"\x12image_root_version\x18\x19 \x01(\x03R\x10imageRootVersion\"\x87\x01\n" +
 	"\x0eAvoidedRelease\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x17\n" +
 	"\aby_hand\x18\x02 \x01(\bR\x06byHand\x12\x16\n" +

@@ -403,6 +403,18 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 	}
 }
 
+func TestRootText(t *testing.T) {
+	for want, u := range map[string]*wherryv1.GetUpdateResponse{
+		"": {}, "root 1, 1 of the keys a": {RootRole: "root 1, 1 of the keys a", RootVersion: 1, ImageRootVersion: 1},
+		"version 1, 1 of the keys a":            {RootRole: "version 1, 1 of the keys a"},
+		"root 2 (image has 1), 1 of the keys b": {RootRole: "root 2, 1 of the keys b", RootVersion: 2, ImageRootVersion: 1},
+	} {
+		if got := rootText(u); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestAvoidText(t *testing.T) {
 	for want, u := range map[string]*wherryv1.GetUpdateResponse{
 		"": {}, "12.1.0, 12.2.0": {Avoided: []string{"12.1.0", "12.2.0"}},

@@ -94,7 +94,7 @@ func (c *CLI) updateScreen(u *wherryv1.GetUpdateResponse) string {
 	row("Release", u.Version+trustText(u.Trust))
 	row("Update", c.updateLine(u))
 	row("Policy", policyText(u.Policy))
-	row("Trusts", u.RootRole)
+	row("Trusts", rootText(u))
 	row("Paused", pauseText(u))
 	row("Checked", c.checkText(u))
 	row("Window", windowText(u))
@@ -230,6 +230,15 @@ func policyText(p *wherryv1.UpdatePolicy) string {
 		parts = append(parts, "reports")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// rootText names the image's root role too where the project's keys were changed since.
+func rootText(u *wherryv1.GetUpdateResponse) string {
+	if u.RootVersion == u.ImageRootVersion {
+		return u.RootRole
+	}
+	root, keys, _ := strings.Cut(u.RootRole, ",")
+	return fmt.Sprintf("%s (image has %d),%s", root, u.ImageRootVersion, keys)
 }
 
 func pauseText(u *wherryv1.GetUpdateResponse) string {

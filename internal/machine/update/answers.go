@@ -23,7 +23,8 @@ import (
 
 // Update tells what runs, what is under way, and what comes next.
 func (u *Updater) Update(context.Context) (*wherryv1.GetUpdateResponse, error) {
-	r := &wherryv1.GetUpdateResponse{Version: u.o.Version, RootRole: u.rootRole()}
+	r := &wherryv1.GetUpdateResponse{Version: u.o.Version}
+	u.tellTrust(r)
 	u.mu.Lock()
 	u.tellLooked(r)
 	u.tellRecord(r)
@@ -164,17 +165,22 @@ func (e Entry) tell() *wherryv1.UpdateRecord {
 	return r
 }
 
-// rootRole says who is trusted.
-func (u *Updater) rootRole() string {
+// tellTrust says whose releases are believed: by the root role of the image, or one that it has led to.
+func (u *Updater) tellTrust(r *wherryv1.GetUpdateResponse) {
 	data, err := os.ReadFile(u.o.RootFile)
 	if err != nil {
-		return ""
+		return
 	}
-	root, err := release.ParseRoot(data)
+	image, err := release.ParseRoot(data)
 	if err != nil {
-		return "not usable: " + err.Error()
+		r.RootRole = "not usable: " + err.Error()
+		return
 	}
-	return root.String()
+	now, err := release.Trusted(data, u.links())
+	if err != nil {
+		now = image
+	}
+	r.RootRole, r.RootVersion, r.ImageRootVersion = now.String(), now.Version, image.Version
 }
 
 // tellSlots reads the boot partition.

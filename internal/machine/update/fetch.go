@@ -55,6 +55,9 @@ func (u *Updater) server() (*release.HTTP, error) {
 	return h, nil
 }
 
+// links are what was verified before, with the chain of root roles.
+func (u *Updater) links() release.Store { return release.StoreDir(filepath.Join(u.o.Dir, "metadata")) }
+
 // refresh reads and verifies the metadata.
 func (u *Updater) refresh(ctx context.Context, from origin) (*release.Repository, error) {
 	root, err := rootRole(u.o.RootFile)
@@ -63,7 +66,7 @@ func (u *Updater) refresh(ctx context.Context, from origin) (*release.Repository
 	}
 	now, floor := u.o.Now(), u.floor()
 	r, err := release.Refresh(ctx, release.Config{
-		Root: root, Source: metered{from.source, &u.wire}, Store: release.StoreDir(filepath.Join(u.o.Dir, "metadata")),
+		Root: root, Source: metered{from.source, &u.wire}, Store: u.links(),
 		Limits: u.o.Limits, Now: u.o.Now, NotBefore: floor, Carried: from.carried,
 	})
 	if errors.Is(err, release.ErrExpired) {

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"wherry.example/wherry/config"
+	"wherry.example/wherry/internal/host/publish"
 	"wherry.example/wherry/release"
 )
 
@@ -498,5 +499,40 @@ func FuzzRecord(f *testing.F) {
 		if !d.Reboot && !d.Settled && !d.Try {
 			t.Errorf("neither stays nor goes: %+v", d)
 		}
+	})
+}
+
+// Who asks is told the root role that is trusted now, and a damaged memory of it changes nothing for good.
+func TestTrustIsTold(t *testing.T) {
+	repo := newRepository(t)
+	repo.publish("1.1.0")
+	w := repo.world("1.0.0")
+	told := func(u *Updater, now, image int64) {
+		t.Helper()
+		if s, _ := u.Update(t.Context()); s.RootVersion != now || s.ImageRootVersion != image || !strings.HasPrefix(s.RootRole, fmt.Sprintf("root %d, 1 of the keys ", now)) {
+			t.Errorf("%d %d %q, want %d %d", s.RootVersion, s.ImageRootVersion, s.RootRole, now, image)
+		}
+	}
+	w.start()
+	w.life(func(u *Updater) error {
+		told(u, 1, 1)
+		repo.check(u.Check(t.Context()))
+		told(u, 1, 1)
+		repo.with(func(ctx context.Context, p *publish.Repository) error {
+			_, err := p.Rotate(ctx, "targets", repo.keys)
+			return err
+		})
+		repo.check(u.Check(t.Context()))
+		told(u, 3, 1) // both keys, then the new one alone
+		return nil
+	})
+	w.start()
+	w.life(func(u *Updater) error {
+		told(u, 3, 1)
+		repo.check(writeFile(filepath.Join(w.dir, "update", "metadata", "2.root.json"), "{"))
+		told(u, 1, 1)
+		repo.check(u.Check(t.Context()))
+		told(u, 3, 1)
+		return nil
 	})
 }

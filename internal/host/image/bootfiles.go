@@ -34,12 +34,8 @@ type bootFiles struct {
 // takeBootFiles reads them from the folder given, else from Debian's package,
 // through the cache. A build of no format needs none.
 func (b *build) takeBootFiles(ctx context.Context) (err error) {
-	if len(b.Formats) == 0 {
+	if len(b.Formats) == 0 || b.BootFiles != "" {
 		return nil
-	}
-	if b.BootFiles != "" {
-		b.boot, err = readBootFiles(b.BootFiles)
-		return err
 	}
 	b.boot, err = cachedBootFiles(ctx, b.Cache, b.Progress)
 	return err

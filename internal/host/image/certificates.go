@@ -32,17 +32,7 @@ type certificates struct {
 }
 
 // loadCertificates takes the file given, else Debian's package, through the cache.
-func loadCertificates(ctx context.Context, file, cache string, progress func(string)) (certificates, error) {
-	if file != "" {
-		data, err := os.ReadFile(file)
-		if err == nil {
-			err = checkCertificates(data)
-		}
-		if err != nil {
-			return certificates{}, fmt.Errorf("certificates in %s: %w", file, err)
-		}
-		return certificates{pem: data}, nil
-	}
+func loadCertificates(ctx context.Context, cache string, progress func(string)) (certificates, error) {
 	c, err := deb.Resolve(ctx, certificatePackage)
 	if err != nil {
 		return certificates{}, fmt.Errorf("find CA certificates: %w\n(or give them yourself: --certificates FILE)", err)
@@ -57,6 +47,18 @@ func loadCertificates(ctx context.Context, file, cache string, progress func(str
 		return certificates{}, fmt.Errorf("certificates: %w", err)
 	}
 	return certificates{pem: data, source: c}, os.WriteFile(cached, data, 0o644)
+}
+
+// readCertificates takes those of a file.
+func readCertificates(file string) (certificates, error) {
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = checkCertificates(data)
+	}
+	if err != nil {
+		return certificates{}, fmt.Errorf("certificates in %s: %w", file, err)
+	}
+	return certificates{pem: data}, nil
 }
 
 func fetchCertificates(ctx context.Context, c deb.Candidate, dir string) ([]byte, error) {

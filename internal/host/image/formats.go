@@ -77,8 +77,8 @@ func (o *Options) checkFormats() error {
 	return nil
 }
 
-// signer reads the key for Secure Boot; nil when none was given.
-func (o *Options) signer() (*pe.Signer, error) {
+// readSigner reads the key for Secure Boot; nil when none was given.
+func (o *Options) readSigner() (*pe.Signer, error) {
 	if o.SecureBootKey == "" {
 		return nil, nil
 	}
@@ -112,22 +112,15 @@ func (b *build) makeFormats(context.Context) error {
 	if len(b.Formats) == 0 {
 		return nil
 	}
-	signer, err := b.signer()
+	uki, err := b.uki()
 	if err != nil {
 		return err
 	}
-	uki, err := b.uki(signer)
-	if err != nil {
-		return err
-	}
-	loader, err := bootimage.Sign(b.boot.loader, signer)
+	loader, err := bootimage.Sign(b.boot.loader, b.signer)
 	if err != nil {
 		return fmt.Errorf("sign the boot loader: %w", err)
 	}
-	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: signer, Enroll: b.SecureBootEnroll}
-	if c.LiveConfig, err = b.liveConfig(); err != nil {
-		return err
-	}
+	c := disk.Contents{Version: b.version, OS: uki, Loader: loader, Owner: b.signer, Enroll: b.SecureBootEnroll, LiveConfig: b.live}
 	for _, f := range b.wanted() {
 		if err := f.write(b, filepath.Join(b.tmp, f.file), c); err != nil {
 			return fmt.Errorf("format %s: %w", f.name, err)
@@ -137,8 +130,8 @@ func (b *build) makeFormats(context.Context) error {
 }
 
 // uki makes the OS file of the parts, and keeps what the manifest tells of it.
-func (b *build) uki(signer *pe.Signer) ([]byte, error) {
-	u := bootimage.UKI{Stub: b.boot.stub, Cmdline: bootimage.Cmdline, OSRelease: b.osRelease(), Release: b.kernel.Release, Signer: signer}
+func (b *build) uki() ([]byte, error) {
+	u := bootimage.UKI{Stub: b.boot.stub, Cmdline: bootimage.Cmdline, OSRelease: b.osRelease(), Release: b.kernel.Release, Signer: b.signer}
 	var err error
 	if u.Kernel, err = os.ReadFile(filepath.Join(b.tmp, "kernel")); err != nil {
 		return nil, err
@@ -147,8 +140,8 @@ func (b *build) uki(signer *pe.Signer) ([]byte, error) {
 		return nil, err
 	}
 	b.measured = &release.Boot{Package: b.boot.source.Package, Version: b.boot.source.Version, PCR11: u.PCR11()}
-	if signer != nil {
-		sum := sha256.Sum256(signer.Certificate.Raw)
+	if b.signer != nil {
+		sum := sha256.Sum256(b.signer.Certificate.Raw)
 		b.measured.SignedBy = hex.EncodeToString(sum[:])
 	}
 	out, err := u.Build()

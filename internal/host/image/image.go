@@ -31,6 +31,7 @@ import (
 	"strings"
 	"time"
 
+	"wherry.example/wherry/internal/format/pe"
 	"wherry.example/wherry/internal/host/bootimage"
 	"wherry.example/wherry/internal/host/component"
 	"wherry.example/wherry/internal/host/deb"
@@ -178,6 +179,8 @@ type build struct {
 	certs        certificates
 	boot         bootFiles
 	trust        trust
+	signer       *pe.Signer // for Secure Boot; nil: nothing is signed
+	live         []byte     // configuration on the live medium
 	commit       *release.Commit
 	measured     *release.Boot // what the manifest tells of the OS file; nil: there is none
 }
@@ -195,10 +198,34 @@ func newBuild(o Options) (*build, error) {
 	if b.edition, err = loadEdition(o.Source, o.Edition); err != nil {
 		return nil, err
 	}
+	if err := b.readGiven(); err != nil {
+		return nil, err
+	}
 	kind, _ := kernel.FindKind(o.Kernel)
 	b.edition.Name += kind.Suffix
 	b.tmp, err = os.MkdirTemp(o.Output, ".parts-*")
 	return b, err
+}
+
+// readGiven reads what people gave by name. All of it that is wrong is told before anything takes time.
+func (b *build) readGiven() error {
+	var signer, live, kern, boot, certs error
+	b.signer, signer = b.readSigner()
+	b.live, live = b.liveConfig()
+	if _, debian := kernel.FindKind(b.Kernel); !debian {
+		b.kernel, kern = kernel.FromFiles(b.Kernel, b.Modules)
+	}
+	if b.BootFiles != "" && len(b.Formats) > 0 {
+		b.boot, boot = readBootFiles(b.BootFiles)
+	}
+	if b.Certificates != "" {
+		b.certs, certs = readCertificates(b.Certificates)
+	}
+	all := []error{signer, live, kern, boot, certs}
+	for _, name := range b.Firmware {
+		all = append(all, kernel.CheckFirmware(name))
+	}
+	return errors.Join(all...)
 }
 
 // number is the version to build.
@@ -241,13 +268,9 @@ func (b *build) run(ctx context.Context) (Result, error) {
 
 func (b *build) takeKernel(ctx context.Context) (err error) {
 	kind, debian := kernel.FindKind(b.Kernel)
-	if debian {
-		b.kernel, err = kernel.FromApt(ctx, kind, b.Cache, b.Progress)
-	} else {
+	if !debian {
 		kind = kernel.Cloud
-		b.kernel, err = kernel.FromFiles(b.Kernel, b.Modules)
-	}
-	if err != nil {
+	} else if b.kernel, err = kernel.FromApt(ctx, kind, b.Cache, b.Progress); err != nil {
 		return err
 	}
 	for _, name := range b.Firmware {
@@ -269,7 +292,10 @@ func (b *build) takeKernel(ctx context.Context) (err error) {
 }
 
 func (b *build) takeCertificates(ctx context.Context) (err error) {
-	b.certs, err = loadCertificates(ctx, b.Certificates, b.Cache, b.Progress)
+	if b.Certificates != "" {
+		return nil
+	}
+	b.certs, err = loadCertificates(ctx, b.Cache, b.Progress)
 	return err
 }
 

@@ -305,6 +305,37 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// What is wrong with a file that somebody gave is told before anything is built.
+func TestRefusesEarly(t *testing.T) {
+	good := options(t)
+	good.Formats = []string{"iso"}
+	write(t, good.Source, "cmd/wherryd/main.go", "package main\n\nfunc main() { oops }\n")
+	write(t, good.Source, "bad.yaml", "hostnam: x\n")
+	key, certificate := secureBootKey(t)
+	bad := filepath.Join(good.Source, "bad.yaml")
+	for name, c := range map[string]struct {
+		change func(*Options)
+		says   []string
+	}{
+		"live configuration":    {func(o *Options) { o.LiveConfig = bad }, []string{"configuration for the live medium, " + bad, "hostnam"}},
+		"no live configuration": {func(o *Options) { o.LiveConfig = bad + "x" }, []string{"configuration for the live medium", "no such file"}},
+		"swapped keys":          {func(o *Options) { o.SecureBootKey, o.SecureBootCertificate = certificate, key }, []string{"sign for Secure Boot"}},
+		"certificates":          {func(o *Options) { o.Certificates = bad }, []string{"certificates in " + bad}},
+		"boot files":            {func(o *Options) { o.BootFiles = good.Source }, []string{"boot loader"}},
+		"firmware":              {func(o *Options) { o.Firmware = []string{"Not A Name"} }, []string{"not the name of a package"}},
+		"two at once":           {func(o *Options) { o.LiveConfig, o.Certificates = bad, bad }, []string{"hostnam", "certificates in " + bad}},
+	} {
+		o := good
+		c.change(&o)
+		_, err := Build(t.Context(), o)
+		for _, want := range c.says {
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "oops") {
+				t.Errorf("%s: %v, want %q", name, err, want)
+			}
+		}
+	}
+}
+
 func TestCertificates(t *testing.T) {
 	good := certificate(t)
 	for name, c := range map[string]struct {
@@ -321,7 +352,7 @@ func TestCertificates(t *testing.T) {
 		if err := os.WriteFile(file, []byte(c.text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loadCertificates(t.Context(), file, "", nil); (err == nil) != c.ok {
+		if _, err := readCertificates(file); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

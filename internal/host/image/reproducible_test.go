@@ -32,7 +32,7 @@ func TestCoreIsReproducible(t *testing.T) {
 	if _, err := kernel.FromApt(t.Context(), kernel.Cloud, cache, func(string) {}); errors.Is(err, deb.ErrNoApt) {
 		t.Skip(err)
 	}
-	if _, err := loadCertificates(t.Context(), "", cache, func(string) {}); err != nil {
+	if _, err := loadCertificates(t.Context(), cache, func(string) {}); err != nil {
 		t.Fatal(err)
 	}
 	warm := &build{Options: Options{Cache: cache, Formats: Formats, Progress: func(string) {}}}

@@ -48,10 +48,18 @@ const (
 
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
+// CheckFirmware refuses what cannot be the name of a package.
+func CheckFirmware(name string) error {
+	if !packageName.MatchString(name) {
+		return fmt.Errorf("firmware %.80q: not the name of a package", name)
+	}
+	return nil
+}
+
 // FirmwareFromApt takes the firmware out of a package, which is kept in the cache.
 func FirmwareFromApt(ctx context.Context, name, cache string, progress func(string)) (Firmware, error) {
-	if !packageName.MatchString(name) {
-		return Firmware{}, fmt.Errorf("firmware %.80q: not the name of a package", name)
+	if err := CheckFirmware(name); err != nil {
+		return Firmware{}, err
 	}
 	c, err := deb.Resolve(ctx, name)
 	if err != nil {

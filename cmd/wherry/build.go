@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"wherry.example/wherry/internal/host/image"
+	publishing "wherry.example/wherry/internal/host/publish"
 )
 
 const buildHelp = `Build the operating system out of this checkout: kernel, root image, initramfs,
@@ -105,10 +106,13 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 	fmt.Fprintf(w, "wherry %s %s-%s in %s (%.1f s)\n", m.Version, m.Edition, m.Arch, r.Dir, r.Took.Seconds())
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, p := range m.Parts {
-		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, megabytes(p.Bytes), p.SHA256[:16])
+		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, publishing.Size(p.Bytes), p.SHA256[:16])
 	}
 	if m.Trust != nil {
 		fmt.Fprintf(t, "  takes releases of\t\troot %d, key %.16s\n", m.Trust.RootVersion, strings.Join(m.Trust.Keys, " "))
+	}
+	if m.Trust == nil && m.Boot != nil { // what firmware starts could be updated; bare parts could not
+		fmt.Fprint(t, "  takes releases of\t\tnobody: it can never be updated, unless it is built with --release-root FILE\n")
 	}
 	if m.Boot != nil {
 		fmt.Fprintf(t, "  PCR 11\t\t%s\n", m.Boot.PCR11[:16])
@@ -121,13 +125,11 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 	}
 	fmt.Fprintf(t, "programs, uncompressed\t\t\n")
 	for _, p := range r.Programs {
-		fmt.Fprintf(t, "  %s\t%s\t\n", p.Name, megabytes(p.Bytes))
+		fmt.Fprintf(t, "  %s\t%s\t\n", p.Name, publishing.Size(p.Bytes))
 	}
 	fmt.Fprintf(t, "modules, uncompressed\t\t\n")
 	for _, c := range r.Modules {
-		fmt.Fprintf(t, "  %s\t%s\t%d new modules\n", c.Group, megabytes(int64(c.Bytes)), c.Modules)
+		fmt.Fprintf(t, "  %s\t%s\t%d new modules\n", c.Group, publishing.Size(int64(c.Bytes)), c.Modules)
 	}
 	return t.Flush()
 }
-
-func megabytes(n int64) string { return fmt.Sprintf("%.2f MB", float64(n)/1e6) }

@@ -89,7 +89,7 @@ func printDelta(w io.Writer, format string, d deltaResult) error {
 	if format == "json" {
 		return json.NewEncoder(w).Encode(d)
 	}
-	_, err := fmt.Fprintf(w, "%s: %.2f MB, %.2f percent of the whole file\napplying it took %.0f s of CPU and %d MB of memory, and gave the file\n",
-		cmp.Or(d.File, "delta"), float64(d.Bytes)/1e6, d.Percent, d.CPUSeconds, d.Memory>>20)
+	_, err := fmt.Fprintf(w, "%s: %s, %.2f percent of the whole file\napplying it took %.0f s of CPU and %d MB of memory, and gave the file\n",
+		cmp.Or(d.File, "delta"), publishing.Size(int64(d.Bytes)), d.Percent, d.CPUSeconds, d.Memory>>20)
 	return err
 }

@@ -205,6 +205,7 @@ which takes a minute or so; one that is no good is left out.`,
 			})
 			for _, i := range images {
 				if err == nil {
+					fmt.Fprint(cmd.ErrOrStderr(), aheadNote(i.Manifest.Version, time.Now()))
 					fmt.Fprintf(cmd.OutOrStdout(), "published %s %s-%s\n", i.Manifest.Version, i.Manifest.Edition, i.Manifest.Arch)
 				}
 			}
@@ -339,6 +340,15 @@ func (r *releaseApp) withdrawCommand() *cobra.Command {
 	return cmd
 }
 
+// aheadNote warns of a version whose line begins on a day to come.
+func aheadNote(v release.Version, now time.Time) string {
+	if v.Days <= release.DaysOn(now) {
+		return ""
+	}
+	return fmt.Sprintf("warning: %s is of a line that begins on %s, which is to come: its machines take that day for one that has passed, and what expires before it for expired (see wherry release version)\n",
+		v, v.Begun().Format(time.DateOnly))
+}
+
 func (r *releaseApp) removeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm VERSION", Short: "Take a withdrawn release out of the repository", Args: cobra.ExactArgs(1),
@@ -379,6 +389,10 @@ timer: when the timestamp has expired, machines refuse the repository. With
 func (r *releaseApp) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Tell how versions are counted", Args: cobra.NoArgs,
+		Long: `Tell how versions (DAYS.MINOR.PATCH) are counted, and which day it is. 1.0.0 in the
+examples is of the line that was begun on the project's day 1; a line of your own may
+begin on any day that is not to come, and goes on with MINOR and PATCH.`,
+		Example: "  wherry release version\n  wherry release version -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			days := release.DaysOn(time.Now())
 			if r.output == "json" {
@@ -388,7 +402,12 @@ func (r *releaseApp) versionCommand() *cobra.Command {
 to the day on which the line of releases was begun; today is day %d, so that a line
 begun today starts with %d.0.0. MINOR counts what is added to the line, PATCH
 what is mended. Versions are compared number by number, as semantic versions are.
-`, release.Epoch.Format(time.DateOnly), days, days)
+
+So 1.0.0, as in this checkout's file VERSION and in the examples, is of the line that was
+begun on %s, and 1.1.0 goes on with it. Your own releases may count in
+the same line for as long as you like; only never let DAYS lie ahead of today,
+since machines take the day of the release that runs for one that has passed.
+`, release.Epoch.Format(time.DateOnly), days, days, release.Version{Days: 1}.Begun().Format(time.DateOnly))
 			return nil
 		},
 	}
@@ -411,11 +430,31 @@ func (r *releaseApp) completeVersion(cmd *cobra.Command, args []string, _ string
 
 func printReleases(w io.Writer, all []release.Release) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(t, "VERSION\tIMAGE\tSIZE\tPUBLISHED\tCHANNELS")
+	fmt.Fprintln(t, "VERSION\tIMAGE\tOS FILE\tDELTAS\tALL FILES\tPUBLISHED\tCHANNELS")
 	for _, rel := range all {
-		fmt.Fprintf(t, "%s\t%s-%s\t%s\t%s\t%s\n", rel.Version, rel.Edition, rel.Arch, megabytes(rel.Bytes()), rel.Published.Format(time.DateOnly), channelText(rel, time.Now()))
+		osFile := "none"
+		if f, ok := rel.File(release.OSFile); ok {
+			osFile = publishing.Size(f.Bytes)
+		}
+		fmt.Fprintf(t, "%s\t%s-%s\t%s\t%s\t%s\t%s\t%s\n", rel.Version, rel.Edition, rel.Arch, osFile, deltaText(rel), publishing.Size(rel.Bytes()),
+			rel.Published.Format(time.DateOnly), channelText(rel, time.Now()))
 	}
 	return t.Flush()
+}
+
+// deltaText tells from how many releases there are deltas, and how large they are.
+func deltaText(rel release.Release) string {
+	if len(rel.Deltas) == 0 {
+		return "none"
+	}
+	least, most := rel.Deltas[0].Bytes, rel.Deltas[0].Bytes
+	for _, d := range rel.Deltas {
+		least, most = min(least, d.Bytes), max(most, d.Bytes)
+	}
+	if len(rel.Deltas) == 1 {
+		return fmt.Sprintf("from %s: %s", rel.Deltas[0].From, publishing.Size(least))
+	}
+	return fmt.Sprintf("%d: %s to %s", len(rel.Deltas), publishing.Size(least), publishing.Size(most))
 }
 
 func channelText(rel release.Release, now time.Time) string {

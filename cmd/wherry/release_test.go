@@ -12,10 +12,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"wherry.example/wherry/internal/host/image"
 	"wherry.example/wherry/release"
 )
 
@@ -167,6 +169,60 @@ func TestReleaseVersion(t *testing.T) {
 	out, err := call(t, "release", "version")
 	if want := fmt.Sprintf("starts with %d.0.0", release.DaysOn(time.Now())); err != nil || !strings.Contains(out, want) {
 		t.Errorf("%q %v", out, err)
+	}
+}
+
+// A version of a day to come is taken, and people are told what that means.
+func TestVersionAhead(t *testing.T) {
+	today := release.Epoch.AddDate(0, 0, 12)
+	for v, want := range map[release.Version]string{
+		{Days: 1}: "", {Days: 12, Minor: 9}: "", {Days: 13}: "13.0.0 is of a line that begins on 2026-12-03, which is to come",
+	} {
+		if got := aheadNote(v, today); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%s: %q", v, got)
+		}
+	}
+}
+
+// The list tells what a machine downloads, and small deltas are more than nothing.
+func TestPrintReleases(t *testing.T) {
+	file := func(name string, bytes int64) release.File {
+		return release.File{Path: "releases/1.0.0/core-amd64/" + name, Bytes: bytes}
+	}
+	delta := func(days int, bytes int64) release.Delta {
+		return release.Delta{File: file("x", bytes), From: release.Version{Days: days}}
+	}
+	all := []release.Release{
+		{Version: release.Version{Days: 3}, Edition: "core", Arch: "amd64", Files: []release.File{file(release.OSFile, 26_740_000), file("kernel", 13_220_000)},
+			Deltas: []release.Delta{delta(1, 1_230_000), delta(2, 812)}},
+		{Version: release.Version{Days: 2}, Edition: "core", Arch: "amd64", Files: []release.File{file(release.OSFile, 26_740_000)}, Deltas: []release.Delta{delta(1, 16_800)}},
+		{Version: release.Version{Days: 1}, Edition: "core", Arch: "amd64", Files: []release.File{file("kernel", 13_220_000)}},
+	}
+	var b strings.Builder
+	if err := printReleases(&b, all); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"OS FILE +DELTAS +ALL FILES", "26.74 MB +2: 0.81 KB to 1.23 MB +39.96 MB", "26.74 MB +from 1.0.0: 16.80 KB +26.74 MB", "none +none +13.22 MB"} {
+		if line := strings.Split(b.String(), "\n")[i]; !regexp.MustCompile(want).MatchString(line) {
+			t.Errorf("%q, want %s", line, want)
+		}
+	}
+}
+
+// Of an OS file that trusts nobody the build says so; of bare parts, which nothing updates, it does not.
+func TestPrintBuild(t *testing.T) {
+	for name, c := range map[string]struct {
+		m    release.Manifest
+		want string
+	}{
+		"trusts nobody": {release.Manifest{Boot: &release.Boot{PCR11: strings.Repeat("a", 64)}}, "nobody: it can never be updated, unless it is built with --release-root"},
+		"trusts one":    {release.Manifest{Boot: &release.Boot{PCR11: strings.Repeat("a", 64)}, Trust: &release.Trust{RootVersion: 1, Keys: []string{"abc"}}}, "root 1, key abc"},
+		"parts":         {release.Manifest{}, ""},
+	} {
+		var b strings.Builder
+		if err := printBuild(&b, image.Result{Manifest: c.m}, false); err != nil || !strings.Contains(b.String(), c.want) || (c.want == "") == strings.Contains(b.String(), "takes releases of") {
+			t.Errorf("%s: %v\n%s", name, err, b.String())
+		}
 	}
 }
 

@@ -83,7 +83,7 @@ func (r *releaseApp) listCommand() *cobra.Command {
 	var root string
 	cmd := &cobra.Command{
 		Use: "ls [DIR|URL|FILE.wherry]", Aliases: []string{"list"}, Short: "List releases", Args: cobra.MaximumNArgs(1),
-		Long:    "List the releases of a repository in a folder, on a web server, or in a bundle. All\nsignatures are checked.",
+		Long:    "List the releases of a repository in a folder, on a web server, or in a bundle. All\nsignatures are checked.\n\nOS FILE is what a machine downloads, DELTAS what it downloads instead from older\nreleases (how many there are, the smallest and the largest), and ALL FILES what the\nrelease takes in the repository, with disks and parts, without deltas.",
 		Example: "  wherry release ls\n  wherry release ls https://releases.example/wherry --root 1.root.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			read, err := r.look(cmd.Context(), r.placeOf(args), root)
@@ -152,7 +152,7 @@ func (r *releaseApp) printVerified(w io.Writer, read *release.Repository, good [
 		return json.NewEncoder(w).Encode(map[string]any{"root": read.Root, "targets": read.Targets, "expires": read.Expires, "good": good})
 	}
 	for _, rel := range good {
-		fmt.Fprintf(w, "%s %s-%s: %d files, %s: good\n", rel.Version, rel.Edition, rel.Arch, len(rel.Files)+1, megabytes(rel.Bytes()))
+		fmt.Fprintf(w, "%s %s-%s: %d files, %s: good\n", rel.Version, rel.Edition, rel.Arch, len(rel.Files)+1, publishing.Size(rel.Bytes()))
 	}
 	_, err := fmt.Fprintf(w, "Root role %d, targets %d, good until %s.\n", read.Root, read.Targets, read.Expires.Format(time.RFC3339))
 	return err

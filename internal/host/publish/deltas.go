@@ -151,8 +151,16 @@ func (r *Repository) addDelta(ctx context.Context, m release.Manifest, from rele
 	if percent >= worth {
 		return fmt.Errorf("it would be %.0f percent of the whole file", percent)
 	}
-	step(fmt.Sprintf("%.2f MB, %.2f percent of the whole file; applying it took %.0f s and %d MB of memory", float64(len(made))/1e6, percent, v.CPU, v.Memory>>20))
+	step(fmt.Sprintf("%s, %.2f percent of the whole file; applying it took %.0f s and %d MB of memory", Size(int64(len(made))), percent, v.CPU, v.Memory>>20))
 	return r.addDeltaTarget(m, from.Version, file.SHA256, made)
+}
+
+// Size is a number of bytes for people: also the smallest delta is more than nothing.
+func Size(bytes int64) string {
+	if bytes < 100_000 {
+		return fmt.Sprintf("%.2f KB", float64(bytes)/1e3)
+	}
+	return fmt.Sprintf("%.2f MB", float64(bytes)/1e6)
 }
 
 func (r *Repository) addDeltaTarget(m release.Manifest, from release.Version, sha256sum string, made []byte) error {

@@ -139,3 +139,11 @@ func TestDeltaOfADamagedRelease(t *testing.T) {
 		t.Errorf("told was %q", told)
 	}
 }
+
+func TestSize(t *testing.T) {
+	for bytes, want := range map[int64]string{0: "0.00 KB", 812: "0.81 KB", 16_800: "16.80 KB", 99_999: "100.00 KB", 100_000: "0.10 MB", 26_740_000: "26.74 MB"} {
+		if got := Size(bytes); got != want {
+			t.Errorf("%d: %s, want %s", bytes, got, want)
+		}
+	}
+}

@@ -928,7 +928,7 @@ type UpdateRecord struct {
 	From            string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	To              string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	Source          string                 `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"` // the repository's url, "bundle", or "rollback"
-	State           string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`   // downloading | staged | trying | committed | rolled-back | failed (before anything was booted)
+	State           string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`   // staging | staged | trying | committed | rolled-back | failed (before anything was booted)
 	Reason          string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"` // why it was rolled back or failed
 	StartedAt       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndedAt         *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`

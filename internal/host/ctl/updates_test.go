@@ -376,6 +376,10 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 	if out != want {
 		t.Errorf("printed\n%s\nwant\n%s", out, want)
 	}
+	if got, want := r.lastText(&wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "staging", StartedAt: at(-2), DownloadedBytes: 16_800, Delta: true}),
+		"12.0.0 → 12.1.0 staging, begun 2 minutes ago, 16.8kB as a delta"; got != want {
+		t.Errorf("what goes on is told as %q, want %q", got, want)
+	}
 	for _, c := range []struct {
 		state *wherryv1.GetUpdateResponse
 		want  string

@@ -99,7 +99,11 @@ func (c *CLI) updateScreen(u *wherryv1.GetUpdateResponse) string {
 	row("Checked", c.checkText(u))
 	row("Window", windowText(u))
 	row("Trial", trialText(u.Trial))
-	row("Last", c.lastText(u.Last))
+	if u.Last != nil && u.Last.EndedAt == nil {
+		row("Attempt", c.lastText(u.Last))
+	} else {
+		row("Last", c.lastText(u.Last))
+	}
 	row("Avoids", avoidText(u))
 	name := "Slots"
 	for _, s := range u.Slots {
@@ -291,11 +295,12 @@ func (c *CLI) lastText(r *wherryv1.UpdateRecord) string {
 	if r == nil {
 		return ""
 	}
-	when := r.EndedAt
-	if when == nil {
-		when = r.StartedAt
+	text := fmt.Sprintf("%s → %s %s", r.From, r.To, r.State)
+	if r.EndedAt == nil {
+		text += ", begun " + c.age(r.StartedAt)
+	} else {
+		text += " " + c.age(r.EndedAt) + downtime(r)
 	}
-	text := fmt.Sprintf("%s → %s %s %s%s", r.From, r.To, r.State, c.age(when), downtime(r))
 	if s := sizes(r); s != "" {
 		text += ", " + s
 	}

@@ -137,8 +137,12 @@ func tellChecks(checks []Check, amiss string) (out []*wherryv1.UpdateCheck) {
 // tell is the newest attempts, at first the one that is going on.
 func (r Record) tell(limit int) (out []*wherryv1.UpdateRecord) {
 	if a := r.Attempt; a != nil {
+		state := string(r.State)
+		if r.State == release.StateIdle { // it is in the record before its first byte is on the boot partition
+			state = "staging"
+		}
 		out = append(out, &wherryv1.UpdateRecord{
-			From: a.From.String(), To: a.To.String(), Source: string(a.How), By: a.By, State: string(r.State), Reason: a.Failed,
+			From: a.From.String(), To: a.To.String(), Source: string(a.How), By: a.By, State: state, Reason: a.Failed,
 			ByHand: a.GivenUp, StartedAt: stamp(a.Begun), Delta: a.Delta, DownloadedBytes: uint64(a.Fetched), Bytes: uint64(a.File.Bytes), DeltaRefused: a.Note,
 			Checks: tellChecks(a.Checks, "failed"),
 		})

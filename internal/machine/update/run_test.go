@@ -43,6 +43,9 @@ func TestUpdateAndRollback(t *testing.T) {
 			if len(phases) == 0 || phases[len(phases)-1] != p.Phase {
 				phases = append(phases, p.Phase)
 			}
+			if s, _ := u.Update(t.Context()); p.Phase == "staging" && (s.Last == nil || s.Last.State != "staging" || s.Last.EndedAt != nil) {
+				t.Errorf("while it is staged the status says %v", s.Last)
+			}
 		})
 	})
 	if err != nil || !w.rebooted {

@@ -349,7 +349,11 @@ func newVMRemoveCommand() *cobra.Command {
 				if err := vm.Remove(force); err != nil {
 					return err
 				}
-				return forgetVM(vm.Name())
+				if err := forgetVM(vm.Name()); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), vm.Name())
+				return err
 			})
 		},
 	}

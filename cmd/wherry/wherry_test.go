@@ -5,6 +5,8 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"wherry.example/wherry/config"
 	"wherry.example/wherry/internal/host/ctl"
 	"wherry.example/wherry/internal/host/known"
+	"wherry.example/wherry/internal/host/qemu"
 )
 
 // call runs the command line in an empty home.
@@ -156,5 +159,32 @@ func TestVMConfig(t *testing.T) {
 	}
 	if _, err := vmConfig("demo", []byte("version: v1\nnme: x\n"), nil); !strings.Contains(err.Error(), `line 2: nme: unknown field "nme": did you mean "name"?`) {
 		t.Errorf("it does not say where and what: %v", err)
+	}
+}
+
+// Who removes a machine is told which, as docker does.
+func TestVMRemoveTells(t *testing.T) {
+	if out, err := call(t, "vm", "rm", "gone"); err == nil || strings.HasPrefix(out, "gone\n") {
+		t.Errorf("one that is not there: %q, %v", out, err)
+	}
+	store, err := qemu.DefaultStore() // of the folders that call has set
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "two"} {
+		vm, err := store.Create(name)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(vm.Dir(), "vm.json"), []byte("{}"), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	root := newRootCommand(&app{})
+	root.SetArgs([]string{"vm", "rm", "one", "two"})
+	root.SetOut(&b)
+	if err := root.ExecuteContext(t.Context()); err != nil || b.String() != "one\ntwo\n" {
+		t.Errorf("%q, %v", b.String(), err)
 	}
 }

@@ -8,13 +8,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"wherry.example/wherry/internal/atomicfile"
+	"wherry.example/wherry/internal/format/gpt"
 )
 
 // firmware is UEFI for a virtual machine: code that all machines share, and
@@ -117,6 +120,42 @@ func (s Settings) machineType() string {
 		machine += ",smm=on"
 	}
 	return machine
+}
+
+// bootable refuses a machine whose firmware would find nothing to start, and wait in its shell.
+func (vm *VM) bootable(s Settings) error {
+	if !s.byFirmware() || s.DiskImage != "" || s.CDROM != "" || len(s.ExtraDisks) > 0 {
+		return nil
+	}
+	f, err := os.Open(vm.path("state.img"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("machine %s has nothing to boot from: give --disk-image FILE or --cdrom FILE.iso, or leave --cdrom out to boot %s", vm.name, s.Image)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !bootsByFirmware(f, info.Size()) {
+		return fmt.Errorf("machine %s has nothing to boot from: no system is installed on its disk. Start it with --cdrom FILE.iso and install one (`wherry -m %[1]s machine install`)", vm.name)
+	}
+	return nil
+}
+
+// bootsByFirmware tells whether a disk may hold what UEFI firmware starts: a partition for that, or a table of the older
+// kind, which may have one.
+func bootsByFirmware(disk io.ReaderAt, bytes int64) bool {
+	const block = 512
+	table, err := gpt.Read(disk, block, uint64(bytes)/block)
+	if err == nil {
+		return slices.ContainsFunc(table.Partitions, func(p gpt.Partition) bool { return p.Type == gpt.TypeESP })
+	}
+	var head [block]byte
+	_, err = disk.ReadAt(head[:], 0)
+	return err == nil && head[block-2] == 0x55 && head[block-1] == 0xaa
 }
 
 // copyDiskImage makes the machine's disk out of its image, before the first start.

@@ -5,11 +5,15 @@ package qemu
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"wherry.example/wherry/internal/format/gpt"
 )
 
 func TestDiskImageArguments(t *testing.T) {
@@ -47,6 +51,59 @@ func TestValidateBoot(t *testing.T) {
 	} {
 		if err := s.validateBoot(); err == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// A machine whose firmware would find nothing is refused at once, and not remembered.
+func TestBootable(t *testing.T) {
+	const bytes = 8 << 20
+	table := func(kind gpt.GUID) func(*os.File) error {
+		return func(f *os.File) error {
+			g := gpt.Table{ID: gpt.RandomGUID([16]byte{1}), BlockBytes: 512, Blocks: bytes / 512}
+			g.Partitions = []gpt.Partition{{Type: kind, ID: gpt.RandomGUID([16]byte{2}), First: 2048, Last: 4095}}
+			writes, err := g.Writes()
+			for _, w := range writes {
+				_, werr := f.WriteAt(w.Data, w.Offset)
+				err = errors.Join(err, werr)
+			}
+			return err
+		}
+	}
+	for name, c := range map[string]struct {
+		disk   func(*os.File) error // nil: none yet
+		change func(*Settings)
+		want   string
+	}{
+		"new":                {nil, nil, "machine test has nothing to boot from: give --disk-image FILE or --cdrom FILE.iso"},
+		"new, with a disk":   {nil, func(s *Settings) { s.ExtraDisks = []string{"/dev/null"} }, ""},
+		"new, directly":      {nil, func(s *Settings) { s.Firmware = false }, ""},
+		"empty disk":         {func(*os.File) error { return nil }, nil, "no system is installed on its disk"},
+		"only state":         {table(gpt.MustGUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")), nil, "no system is installed on its disk"},
+		"installed":          {table(gpt.TypeESP), nil, ""},
+		"something else":     {func(f *os.File) error { _, err := f.WriteAt([]byte{0x55, 0xaa}, 510); return err }, nil, ""},
+		"empty, with medium": {func(*os.File) error { return nil }, func(s *Settings) { s.CDROM = s.Image + "/kernel" }, ""},
+	} {
+		vm := newTestVM(t)
+		s := Settings{Image: testImage(t), MemoryMiB: 512, CPUs: 1, DiskBytes: bytes, Firmware: true}
+		if c.change != nil {
+			c.change(&s)
+		}
+		if c.disk != nil {
+			f, err := os.Create(vm.path("state.img"))
+			if err == nil {
+				err = errors.Join(f.Truncate(bytes), c.disk(f), f.Close())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := vm.prepare(t.Context(), StartOptions{Settings: s})
+		if got := fmt.Sprint(err); (err == nil) != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if remembered, _ := vm.Settings(); err != nil && remembered.Firmware {
+			t.Errorf("%s: the settings are remembered", name)
 		}
 	}
 }

@@ -161,6 +161,9 @@ func (vm *VM) prepare(ctx context.Context, o StartOptions) (Settings, error) {
 	if err := s.validate(); err != nil {
 		return s, err
 	}
+	if err := vm.bootable(s); err != nil {
+		return s, err
+	}
 	if err := s.portsFree(); err != nil {
 		return s, err
 	}

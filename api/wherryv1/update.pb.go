@@ -807,6 +807,8 @@ type UpdateTrial struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	EndsAt        *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=ends_at,json=endsAt,proto3" json:"ends_at,omitempty"` // then it goes back; of returning: then nobody waits any more
 	Checks        []*UpdateCheck         `protobuf:"bytes,3,rep,name=checks,proto3" json:"checks,omitempty"`
+	Held          *durationpb.Duration   `protobuf:"bytes,4,opt,name=held,proto3" json:"held,omitempty"`     // for how long all of them have passed, at the last look
+	Needed        *durationpb.Duration   `protobuf:"bytes,5,opt,name=needed,proto3" json:"needed,omitempty"` // for how long they must, without a break
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -858,6 +860,20 @@ func (x *UpdateTrial) GetEndsAt() *timestamppb.Timestamp {
 func (x *UpdateTrial) GetChecks() []*UpdateCheck {
 	if x != nil {
 		return x.Checks
+	}
+	return nil
+}
+
+func (x *UpdateTrial) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *UpdateTrial) GetNeeded() *durationpb.Duration {
+	if x != nil {
+		return x.Needed
 	}
 	return nil
 }
@@ -936,7 +952,8 @@ type UpdateRecord struct {
 	DownloadedBytes uint64                 `protobuf:"varint,9,opt,name=downloaded_bytes,json=downloadedBytes,proto3" json:"downloaded_bytes,omitempty"`
 	Bytes           uint64                 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`                                  // of the whole file
 	DeltaRefused    string                 `protobuf:"bytes,11,opt,name=delta_refused,json=deltaRefused,proto3" json:"delta_refused,omitempty"` // why the whole file was taken although there was a delta
-	// Downtime is from stopping the containers to having them back.
+	// Downtime is from stopping the containers until all that ran before ran again. What is waited for after that (their
+	// health, checks, the trial's end) is no part of it, nor is a time for which they ran in a release that was left again.
 	Downtime      *durationpb.Duration `protobuf:"bytes,12,opt,name=downtime,proto3" json:"downtime,omitempty"`
 	By            string               `protobuf:"bytes,13,opt,name=by,proto3" json:"by,omitempty"`                        // automatic, or the fingerprint of who asked
 	ByHand        bool                 `protobuf:"varint,15,opt,name=by_hand,json=byHand,proto3" json:"by_hand,omitempty"` // somebody went back: nothing says that the release did not work
@@ -1879,12 +1896,14 @@ const file_wherry_v1_update_proto_rawDesc = "" +
 	"totalBytes\x12\x14\n" +
 	"\x05delta\x18\x05 \x01(\bR\x05delta\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x127\n" +
-	"\treboot_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\brebootAt\"\xad\x01\n" +
+	"\treboot_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\brebootAt\"\x8f\x02\n" +
 	"\vUpdateTrial\x129\n" +
 	"\n" +
 	"started_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x123\n" +
 	"\aends_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06endsAt\x12.\n" +
-	"\x06checks\x18\x03 \x03(\v2\x16.wherry.v1.UpdateCheckR\x06checks\"Q\n" +
+	"\x06checks\x18\x03 \x03(\v2\x16.wherry.v1.UpdateCheckR\x06checks\x12-\n" +
+	"\x04held\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04held\x121\n" +
+	"\x06needed\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06needed\"Q\n" +
 	"\vUpdateCheck\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -2018,38 +2037,40 @@ var file_wherry_v1_update_proto_depIdxs = []int32{
 	26, // 18: wherry.v1.UpdateTrial.started_at:type_name -> google.protobuf.Timestamp
 	26, // 19: wherry.v1.UpdateTrial.ends_at:type_name -> google.protobuf.Timestamp
 	9,  // 20: wherry.v1.UpdateTrial.checks:type_name -> wherry.v1.UpdateCheck
-	26, // 21: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
-	26, // 22: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
-	27, // 23: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
-	9,  // 24: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
-	4,  // 25: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
-	7,  // 26: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
-	15, // 27: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
-	7,  // 28: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
-	26, // 29: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
-	10, // 30: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
-	26, // 31: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
-	0,  // 32: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
-	11, // 33: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
-	13, // 34: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
-	16, // 35: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
-	18, // 36: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
-	20, // 37: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
-	22, // 38: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
-	24, // 39: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
-	1,  // 40: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
-	12, // 41: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
-	14, // 42: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
-	17, // 43: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
-	19, // 44: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
-	21, // 45: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
-	23, // 46: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
-	25, // 47: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
-	40, // [40:48] is the sub-list for method output_type
-	32, // [32:40] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	27, // 21: wherry.v1.UpdateTrial.held:type_name -> google.protobuf.Duration
+	27, // 22: wherry.v1.UpdateTrial.needed:type_name -> google.protobuf.Duration
+	26, // 23: wherry.v1.UpdateRecord.started_at:type_name -> google.protobuf.Timestamp
+	26, // 24: wherry.v1.UpdateRecord.ended_at:type_name -> google.protobuf.Timestamp
+	27, // 25: wherry.v1.UpdateRecord.downtime:type_name -> google.protobuf.Duration
+	9,  // 26: wherry.v1.UpdateRecord.checks:type_name -> wherry.v1.UpdateCheck
+	4,  // 27: wherry.v1.CheckUpdateResponse.offer:type_name -> wherry.v1.UpdateOffer
+	7,  // 28: wherry.v1.ApplyUpdateResponse.progress:type_name -> wherry.v1.UpdateProgress
+	15, // 29: wherry.v1.ApplyBundleRequest.start:type_name -> wherry.v1.ApplyBundleStart
+	7,  // 30: wherry.v1.ApplyBundleResponse.progress:type_name -> wherry.v1.UpdateProgress
+	26, // 31: wherry.v1.PauseUpdatesRequest.until:type_name -> google.protobuf.Timestamp
+	10, // 32: wherry.v1.ListUpdatesResponse.updates:type_name -> wherry.v1.UpdateRecord
+	26, // 33: wherry.v1.RollbackResponse.reboot_at:type_name -> google.protobuf.Timestamp
+	0,  // 34: wherry.v1.UpdateService.GetUpdate:input_type -> wherry.v1.GetUpdateRequest
+	11, // 35: wherry.v1.UpdateService.CheckUpdate:input_type -> wherry.v1.CheckUpdateRequest
+	13, // 36: wherry.v1.UpdateService.ApplyUpdate:input_type -> wherry.v1.ApplyUpdateRequest
+	16, // 37: wherry.v1.UpdateService.ApplyBundle:input_type -> wherry.v1.ApplyBundleRequest
+	18, // 38: wherry.v1.UpdateService.PauseUpdates:input_type -> wherry.v1.PauseUpdatesRequest
+	20, // 39: wherry.v1.UpdateService.ResumeUpdates:input_type -> wherry.v1.ResumeUpdatesRequest
+	22, // 40: wherry.v1.UpdateService.ListUpdates:input_type -> wherry.v1.ListUpdatesRequest
+	24, // 41: wherry.v1.UpdateService.Rollback:input_type -> wherry.v1.RollbackRequest
+	1,  // 42: wherry.v1.UpdateService.GetUpdate:output_type -> wherry.v1.GetUpdateResponse
+	12, // 43: wherry.v1.UpdateService.CheckUpdate:output_type -> wherry.v1.CheckUpdateResponse
+	14, // 44: wherry.v1.UpdateService.ApplyUpdate:output_type -> wherry.v1.ApplyUpdateResponse
+	17, // 45: wherry.v1.UpdateService.ApplyBundle:output_type -> wherry.v1.ApplyBundleResponse
+	19, // 46: wherry.v1.UpdateService.PauseUpdates:output_type -> wherry.v1.PauseUpdatesResponse
+	21, // 47: wherry.v1.UpdateService.ResumeUpdates:output_type -> wherry.v1.ResumeUpdatesResponse
+	23, // 48: wherry.v1.UpdateService.ListUpdates:output_type -> wherry.v1.ListUpdatesResponse
+	25, // 49: wherry.v1.UpdateService.Rollback:output_type -> wherry.v1.RollbackResponse
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_wherry_v1_update_proto_init() }

@@ -50,7 +50,11 @@ machine's channel or pin offers, the one named with --to, or one out of a bundle
 (wherry release bundle) for machines without a network. All are checked alike.
 What the machine downloads by itself already is not fetched again: the command joins.
 
-The command waits until the machine has rebooted and decided, and ends with
+The command waits until the machine has rebooted and decided. The new release stays when
+the network, the API, the state, each container that ran before and the checks of
+updates.trial have all been well for 10 s (longer where a container fell over
+meanwhile), and is left again when they were not within updates.trial.limit (5 minutes,
+unless the configuration says otherwise). It ends with
   0  the release stays
   1  it was refused, or something went wrong before the reboot
   3  it did not work, or somebody went back: the machine is back in the old release
@@ -99,6 +103,10 @@ func checkVersion(to string, args []string) error {
 func newHistoryCommand(a *app) *cobra.Command {
 	var limit uint32
 	cmd := &cobra.Command{Use: "history", Short: "Print which releases were tried here, and how that ended", Args: cobra.NoArgs,
+		Long: `Print which releases were tried here, and how that ended.
+
+DOWN is for how long the work was stopped: from stopping the containers until all that ran
+before ran again. What the machine then waits for to be sure is not counted.`,
 		Example: "  wherry machine update history\n  wherry machine update history -n 1 -o json",
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.cli(cmd).UpdateHistory(cmd.Context(), limit) }}
 	cmd.Flags().Uint32VarP(&limit, "limit", "n", 0, "the newest only")

@@ -167,7 +167,7 @@ func (j judge) Baseline(ctx context.Context) (json.RawMessage, error) { return j
 
 func (j judge) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(update.Health)) error {
 	return j.trial.Wait(ctx, baseline, limit, func(r trial.Report) {
-		h := update.Health{Held: r.Held}
+		h := update.Health{Held: r.Held, Needed: r.Needed, Working: r.Working}
 		for _, c := range r.Results {
 			h.Checks = append(h.Checks, update.Check(c))
 		}

@@ -59,22 +59,51 @@ func (p *updateProgress) show(m *wherryv1.UpdateProgress) {
 
 // trial shows what a new release still has to prove, or what does not run again after going back.
 func (p *updateProgress) trial(u *wherryv1.GetUpdateResponse) {
-	text, waits := "trying "+u.Target, waiting(u.Trial)
+	text, trial := "trying "+u.Target, u.Trial
 	switch {
 	case u.Returning != nil:
-		waits = waiting(u.Returning)
-		text, p.missing = "back in "+u.Version, waits
+		text, trial = "back in "+u.Version, u.Returning
+		p.missing = waiting(trial)
 	case u.Phase != phaseTrying:
 		return
 	}
-	if len(waits) > 0 {
-		text += ", waiting for " + strings.Join(waits, ", ")
-	}
+	text += waitText(trial, p.cli.live())
 	if p.cli.live() {
 		p.draw(text)
 		return
 	}
 	p.plain(text)
+}
+
+// waitText says what is waited for and for how long at most, and then for how long it must stay so: as the tail of
+// a sentence. Live, it also says how much of that is over.
+func waitText(t *wherryv1.UpdateTrial, live bool) string {
+	waits, most := waiting(t), ""
+	if d := t.GetEndsAt().AsTime().Sub(t.GetStartedAt().AsTime()); t.GetEndsAt() != nil && t.GetStartedAt() != nil && d > 0 {
+		most = " (" + brief(d) + " at most)"
+	}
+	needed := t.GetNeeded().AsDuration()
+	switch {
+	case len(waits) > 0:
+		return ", waiting for " + strings.Join(waits, ", ") + most
+	case needed == 0: // nothing was looked at yet, or the machine does not say
+		return ""
+	case live:
+		return fmt.Sprintf(": all is well, for %.0f s of %s", t.Held.AsDuration().Seconds(), brief(needed))
+	}
+	return fmt.Sprintf(": all is well, and must stay so for %s", brief(needed))
+}
+
+// brief is a duration without the parts that are zero at its end.
+func brief(d time.Duration) string {
+	s := d.Round(time.Second).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // waiting names the checks that do not hold yet.

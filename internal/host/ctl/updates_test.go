@@ -407,6 +407,27 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 	}
 }
 
+func TestWaitText(t *testing.T) {
+	limit := &wherryv1.UpdateTrial{StartedAt: at(0), EndsAt: at(5), Checks: []*wherryv1.UpdateCheck{{Name: "network", State: "passed"}, {Name: "shop", State: "waiting"}, {Name: "db", State: "waiting"}}}
+	well := &wherryv1.UpdateTrial{StartedAt: at(0), EndsAt: at(5), Checks: limit.Checks[:1], Held: durationpb.New(4100 * time.Millisecond), Needed: durationpb.New(10 * time.Second)}
+	for _, c := range []struct {
+		trial *wherryv1.UpdateTrial
+		live  bool
+		want  string
+	}{
+		{nil, false, ""}, {limit, false, ", waiting for shop, db (5m at most)"}, {limit, true, ", waiting for shop, db (5m at most)"},
+		{well, false, ": all is well, and must stay so for 10s"}, {well, true, ": all is well, for 4 s of 10s"},
+		{&wherryv1.UpdateTrial{Checks: limit.Checks}, false, ", waiting for shop, db"}, {&wherryv1.UpdateTrial{Checks: limit.Checks[:1]}, false, ""},
+	} {
+		if got := waitText(c.trial, c.live); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+	if got, want := trialText(well), "network passed; stays when all has been well for 10s (for 4 s by now); goes back at "+localTime(at(5)); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestRootText(t *testing.T) {
 	for want, u := range map[string]*wherryv1.GetUpdateResponse{
 		"": {}, "root 1, 1 of the keys a": {RootRole: "root 1, 1 of the keys a", RootVersion: 1, ImageRootVersion: 1},

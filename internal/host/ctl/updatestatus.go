@@ -99,6 +99,9 @@ func (c *CLI) updateScreen(u *wherryv1.GetUpdateResponse) string {
 	row("Checked", c.checkText(u))
 	row("Window", windowText(u))
 	row("Trial", trialText(u.Trial))
+	if u.Returning != nil {
+		row("Waits", "until all is as before the update"+waitText(u.Returning, true))
+	}
 	if u.Last != nil && u.Last.EndedAt == nil {
 		row("Attempt", c.lastText(u.Last))
 	} else {
@@ -285,6 +288,12 @@ func trialText(t *wherryv1.UpdateTrial) string {
 		parts = append(parts, because(k.Name+" "+k.State, firstLine(k.Message)))
 	}
 	text := strings.Join(parts, "; ")
+	if t.Needed != nil {
+		text += fmt.Sprintf("; stays when all has been well for %s", brief(t.Needed.AsDuration()))
+		if t.Held.AsDuration() > 0 {
+			text += fmt.Sprintf(" (for %.0f s by now)", t.Held.AsDuration().Seconds())
+		}
+	}
 	if t.EndsAt != nil {
 		text = strings.TrimPrefix(text+"; goes back at "+localTime(t.EndsAt), "; ")
 	}

@@ -65,6 +65,7 @@ func sameFamily(a, b string) bool {
 type history struct {
 	wellSince time.Time
 	seen      map[string]sight // of containers, by their id of the baseline
+	work      work
 }
 
 // sight is a container at the last look.
@@ -74,6 +75,7 @@ type sight struct {
 	restarts int       // that looks noticed
 	noticed  time.Time // when the last of them was; the container's own times are of a clock that may be set meanwhile
 	excused  bool
+	starting bool // it waits for its first start since the machine's
 }
 
 // judgeContainers wants each container of before to run, and notes those that were started anew.
@@ -107,11 +109,12 @@ func (h *history) judgeContainers(before baseline, now []Container, at time.Time
 
 func (s sight) next(c Container, known bool, at time.Time) sight {
 	started := c.State.GetStartedAt().AsTime()
-	if known && !started.Equal(s.started) {
+	if known && !started.Equal(s.started) && !s.starting { // its first start is none anew
 		s.restarts, s.noticed = s.restarts+1, at
 	}
 	s.started = started
 	s.excused = c.State.GetStoppedByUser()
+	s.starting = c.State.GetPhase() == wherryv1.ContainerPhase_CONTAINER_PHASE_STARTING
 	return s
 }
 
@@ -141,8 +144,8 @@ func (was containerBefore) amiss(c *Container) string {
 		return "it is gone"
 	}
 	s := c.State
-	if c.OnFailure && s.GetPhase() == wherryv1.ContainerPhase_CONTAINER_PHASE_EXITED && s.GetExitCode() == 0 {
-		return "" // its work is done
+	if c.done() {
+		return ""
 	}
 	if !runs(*c) {
 		return notRunning(s)

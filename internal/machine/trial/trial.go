@@ -12,7 +12,8 @@
 // field means never changes, and fields that are not known are passed over.
 //
 // Wait looks again and again, with pauses that grow, until everything holds at
-// the same time and has held for a while: the network as it was; the API of this
+// the same time and has held for a while (10 s; twice as long for each time that a
+// container was started anew, at most 80 s): the network as it was; the API of this
 // machine, dialled on its own port and known by its key; state mounted, and
 // persistent if it was; each container of the baseline running, healthy if it was
 // healthy, and not started anew meanwhile; the checks of the configuration. When
@@ -77,7 +78,11 @@ type Container struct {
 type Report struct {
 	Elapsed, Limit time.Duration
 	// Held is how long everything has held.
-	Held    time.Duration
+	Held time.Duration
+	// Needed is how long it must.
+	Needed time.Duration
+	// Working is how long all containers of before have run; where none ran, it is Held.
+	Working time.Duration
 	Results []Result
 }
 
@@ -151,18 +156,22 @@ func (t *Trial) Wait(ctx context.Context, saved json.RawMessage, limit time.Dura
 		return err
 	}
 	began := time.Now()
-	var h history
+	h := history{work: work{booted: booted(began)}}
 	pause := firstPause
 	for {
 		results := t.look(ctx, before, &h)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		held := h.note(time.Now(), results)
-		r := Report{Elapsed: time.Since(began), Limit: limit, Held: held, Results: results}
+		now := time.Now()
+		held := h.note(now, results)
+		r := Report{Elapsed: now.Sub(began), Limit: limit, Held: held, Needed: h.needed(t.o.Stable), Working: held, Results: results}
+		if since := h.work.since; !since.IsZero() {
+			r.Working = now.Sub(since)
+		}
 		progress(r)
 		switch {
-		case held >= h.needed(t.o.Stable):
+		case held >= r.Needed:
 			return nil
 		case r.Elapsed >= limit:
 			failures := h.failures(results, t.o.Stable)
@@ -188,7 +197,10 @@ func (t *Trial) look(ctx context.Context, before baseline, h *history) []Result 
 	if err != nil {
 		results = append(results, Result{Name: "containers", Message: bounded(err.Error())})
 	} else {
-		results = append(results, h.judgeContainers(before, containers, time.Now())...)
+		now := time.Now()
+		results = append(results, h.judgeContainers(before, containers, now)...)
+		starts, all := h.starts(before, containers)
+		h.work.note(starts, all, now)
 	}
 	return append(results, t.probe(ctx, before)...)
 }

@@ -119,7 +119,10 @@ func (t trialStatus) tell(now time.Time) *wherryv1.UpdateTrial {
 	if now.Before(t.ends) {
 		amiss = "waiting"
 	}
-	out.Checks = tellChecks(t.checks, amiss)
+	out.Checks = tellChecks(t.Checks, amiss)
+	if t.Needed > 0 {
+		out.Held, out.Needed = durationpb.New(t.Held), durationpb.New(t.Needed)
+	}
 	return out
 }
 

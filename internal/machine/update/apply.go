@@ -131,20 +131,19 @@ func (u *Updater) try(ctx context.Context) bool {
 	u.setProgress(Progress{Phase: "trying", Target: a.To.String()})
 	u.askForTime(limit)
 	u.o.Board.Set(boardLine, true, fmt.Sprintf("%s is on trial: it stays when all is well again within %s", a.To, brief(limit)))
-	var held time.Duration
 	err := u.o.Trial.Wait(ctx, a.Baseline, limit, func(h Health) {
-		held = h.Held
 		u.mu.Lock()
-		u.trial.checks = h.Checks
+		u.trial.Health, u.trial.looked = h, u.o.Now()
 		u.mu.Unlock()
 	})
 	if ctx.Err() != nil {
 		return false // a shutdown, or somebody rolls back
 	}
-	well := u.o.Now().Add(-held)
-	u.warn("", u.amend(func(r *Record) { r.Attempt.Checks = u.checksLocked() }))
+	now, ended := u.o.Now(), *a
+	ended.Worked += u.trial.worked(now)
+	u.warn("", u.amend(func(r *Record) { r.Attempt.Checks, r.Attempt.Worked = u.checksLocked(), ended.Worked }))
 	if err == nil {
-		err = u.bless(well)
+		err = u.bless(downtime(ended, now))
 	}
 	if err != nil {
 		return u.giveUp(ctx, err.Error())
@@ -159,17 +158,25 @@ func (u *Updater) askForTime(limit time.Duration) {
 }
 
 // checksLocked is how the trial's checks fare, for the record.
-func (u *Updater) checksLocked() []Check { return kept(u.trial.checks) }
+func (u *Updater) checksLocked() []Check { return kept(u.trial.Checks) }
+
+// worked is for how long the work has run by now in what is on trial.
+func (t trialStatus) worked(now time.Time) time.Duration {
+	if t.Working == 0 {
+		return 0
+	}
+	return t.Working + max(0, now.Sub(t.looked))
+}
 
 // bless makes the running release the one that is started for good.
-func (u *Updater) bless(well time.Time) error {
+func (u *Updater) bless(down time.Duration) error {
 	if err := u.attempts(3, u.o.Slots.Bless); err != nil {
 		return fmt.Errorf("all was well, and the boot partition could not be written: %w", err)
 	}
 	u.setProgress(Progress{})
 	before := u.current()
 	d := commit(clone(before), Seen{Now: u.o.Now()})
-	d.Record.History[0].Downtime = downtime(before.Attempt.Down, well)
+	d.Record.History[0].Downtime = down
 	u.mu.Lock()
 	u.cancelTry = nil
 	u.mu.Unlock()
@@ -188,10 +195,10 @@ func clone(r Record) Record {
 // maxDowntime is more than any real one: what is longer is a clock that was set.
 const maxDowntime = 24 * time.Hour
 
-// downtime is zero when it is not known.
-func downtime(down, well time.Time) time.Duration {
-	d := well.Sub(down)
-	if down.IsZero() || d <= 0 || d > maxDowntime {
+// downtime is from when the work was stopped until now, without the time for which it ran. It is zero when it is not known.
+func downtime(a Attempt, now time.Time) time.Duration {
+	d := now.Sub(a.Down) - a.Worked
+	if a.Down.IsZero() || d <= 0 || d > maxDowntime {
 		return 0
 	}
 	return d.Round(time.Millisecond)
@@ -219,12 +226,12 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 		return
 	}
 	defer u.setReturning(nil)
-	var held time.Duration
 	said := ""
+	var seen trialStatus
 	err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) {
-		held = h.Held
 		u.mu.Lock()
-		u.returning = &trialStatus{u.returning.began, u.returning.ends, h.Checks}
+		seen = trialStatus{u.returning.began, u.returning.ends, u.o.Now(), h}
+		u.returning = &seen
 		u.mu.Unlock()
 		if now := amiss(h.Checks); now != said {
 			said = now
@@ -237,7 +244,9 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 		}
 		return
 	}
-	d := downtime(a.Down, u.o.Now().Add(-held))
+	now := u.o.Now()
+	a.Worked += seen.worked(now)
+	d := downtime(a, now)
 	u.warn("", u.amend(func(r *Record) {
 		if len(r.History) == 0 || !r.History[0].Begun.Equal(a.Begun) {
 			return

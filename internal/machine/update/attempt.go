@@ -258,6 +258,7 @@ func (u *Updater) departure(ctx context.Context, s Seen, to release.Version, by 
 	if trying {
 		u.mu.Lock()
 		r.Attempt.Failed, r.Attempt.GivenUp, r.Attempt.Checks = byHandReason, true, u.checksLocked()
+		r.Attempt.Worked += u.trial.worked(s.Now)
 		u.mu.Unlock()
 		return leave(r, s), nil
 	}

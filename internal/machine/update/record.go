@@ -71,6 +71,7 @@ type Attempt struct {
 	Boot      string          `json:"boot"`              // id of the boot in which it was staged, later of the last one that saw it
 	Passed    int             `json:"passed,omitempty"`  // boots that did not start it
 	Down      time.Time       `json:"down,omitzero"`     // when the machine stopped working for it
+	Worked    time.Duration   `json:"worked,omitempty"`  // for how long the work ran in To since then
 	Starts    int             `json:"starts,omitempty"`  // boots of To in which wherryd came up
 	Failed    string          `json:"failed,omitempty"`  // why To is being left
 	GivenUp   bool            `json:"by_hand,omitempty"` // by somebody, and nothing says that To did not work

@@ -61,8 +61,10 @@ type Trial interface {
 
 // Health is how far a trial is.
 type Health struct {
-	Held   time.Duration // for how long all has been well
-	Checks []Check
+	Held    time.Duration // for how long all has been well
+	Needed  time.Duration // for how long it must be
+	Working time.Duration // for how long what ran before has run again, whatever else is amiss
+	Checks  []Check
 }
 
 // Check is one of the things that must be well.

@@ -149,7 +149,8 @@ type look struct {
 
 type trialStatus struct {
 	began, ends time.Time
-	checks      []Check
+	looked      time.Time // when this was so:
+	Health
 }
 
 // Progress is how far an attempt is.

@@ -322,7 +322,8 @@ func (w worldTrial) Baseline(context.Context) (json.RawMessage, error) {
 }
 
 func (w worldTrial) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error {
-	progress(Health{Checks: []Check{{Name: "containers", Well: false, Message: "redis is starting"}}})
+	starting := Health{Checks: []Check{{Name: "containers", Well: false, Message: "redis is starting"}}}
+	progress(starting)
 	if do := w.during; do != nil && !w.isDark() {
 		w.during = nil
 		do(w.up)
@@ -338,10 +339,16 @@ func (w worldTrial) Wait(ctx context.Context, baseline json.RawMessage, limit ti
 		w.end()
 		return errDark
 	case w.how[w.running] == "unwell":
+		w.now = w.now.Add(time.Minute)
+		starting.Working = 50 * time.Second // it runs, and is not healthy
+		w.mu.Unlock()
+		progress(starting)
+		w.mu.Lock()
 		return errors.New("containers: redis is not healthy: connection refused")
 	}
-	w.now = w.now.Add(30 * time.Second)
-	progressed := Health{Held: 10 * time.Second, Checks: []Check{{Name: "containers", Well: true}}}
-	progress(progressed)
+	w.now = w.now.Add(90 * time.Second)
+	w.mu.Unlock()
+	progress(Health{Held: 10 * time.Second, Needed: 10 * time.Second, Working: 70 * time.Second, Checks: []Check{{Name: "containers", Well: true}}})
+	w.mu.Lock()
 	return nil
 }

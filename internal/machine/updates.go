@@ -34,7 +34,7 @@ func (p *parts) newUpdates() *update.Updater {
 	return update.New(update.Options{
 		Log: p.Log, Board: p.board, Dir: filepath.Join(stateDir, "update"), RunDir: runDir, Persistent: p.storage.Persistent(),
 		Version: p.Version, Edition: edition("/etc/os-release"), Arch: runtime.GOARCH, RootFile: release.RootFile,
-		Slots: slots{p.slots}, Trial: judge{p}, Verified: p.verifiedBoot, Died: p.died,
+		Slots: slots{p.slots, p.storage.Medium()}, Trial: judge{p}, Verified: p.verifiedBoot, Died: p.died,
 		Deltas:   deltas{p.slots, rebuild.New(rebuild.Options{Log: p.Log, Dir: filepath.Join(stateDir, "update", "rebuild")})},
 		Reboot:   func() error { return answers{p}.askInit("restart for an update", syscall.SIGTERM) },
 		ClockSet: func() bool { set, _ := p.clock.Status(); return set },
@@ -106,7 +106,17 @@ func (p *parts) verifiedBoot() *wherryv1.UpdateTrust {
 }
 
 // slots are the boot partition's as updates see them.
-type slots struct{ *bootslots.Slots }
+type slots struct {
+	*bootslots.Slots
+	medium string // the live medium that the machine was started from; empty: none
+}
+
+func (s slots) Supported() error {
+	if s.medium != "" {
+		return errors.New("it runs from " + onMedium(s.medium))
+	}
+	return s.Slots.Supported()
+}
 
 func (s slots) Running() (update.Slot, error) {
 	slot, err := s.Slots.Running()

@@ -61,6 +61,9 @@ func byHand(t *testing.T, medium string) {
 	m := vmtest.Start(t, vmtest.Options{CDROM: medium, SecureBoot: true, DiskBytes: 2 << 30, ExtraDisks: []string{small}, Config: u.Config("name: live")})
 	u.Knows(m)
 	checkDisks(t, u)
+	if status := u.Run("status"); !strings.Contains(status, "the live medium sr0, which is never updated") {
+		t.Errorf("the status does not tell that it was started from the live medium:\n%s", status)
+	}
 	refused(t, u.Try("machine", "install", "vdb"), "disk vdb cannot be installed onto: it is too small: 64 MiB")
 	refused(t, u.Try("machine", "install", "vdz"), "there is no disk vdz; there are: vda, vdb")
 	refused(t, u.Try("machine", "install", "first", "--wipe"), "a disk must be named")

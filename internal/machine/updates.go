@@ -176,11 +176,20 @@ type judge struct{ *parts }
 func (j judge) Baseline(ctx context.Context) (json.RawMessage, error) { return j.trial.Baseline(ctx) }
 
 func (j judge) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(update.Health)) error {
-	return j.trial.Wait(ctx, baseline, limit, func(r trial.Report) {
+	return j.trial.Wait(ctx, baseline, limit, told(progress))
+}
+
+func (j judge) Return(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(update.Health)) error {
+	return j.trial.Return(ctx, baseline, limit, told(progress))
+}
+
+// told passes a trial's reports on.
+func told(progress func(update.Health)) func(trial.Report) {
+	return func(r trial.Report) {
 		h := update.Health{Held: r.Held, Needed: r.Needed, Working: r.Working}
 		for _, c := range r.Results {
 			h.Checks = append(h.Checks, update.Check(c))
 		}
 		progress(h)
-	})
+	}
 }

@@ -188,6 +188,14 @@ func (t *Trial) Wait(ctx context.Context, saved json.RawMessage, limit time.Dura
 	}
 }
 
+// Return is Wait for a machine that went back to a release. The checks of the configuration are left out:
+// whether they held before the update nobody knows, and what they want of a new release says nothing of the old one.
+func (t *Trial) Return(ctx context.Context, saved json.RawMessage, limit time.Duration, progress func(Report)) error {
+	back := *t
+	back.o.Checks = func() []config.TrialCheck { return nil }
+	return back.Wait(ctx, saved, limit, progress)
+}
+
 // look does all checks once: what is known at once, then side by side what has to be asked.
 func (t *Trial) look(ctx context.Context, before baseline, h *history) []Result {
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)

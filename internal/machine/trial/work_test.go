@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/config"
 )
 
 // The work runs from the last start of a container on, as far as the looks bear the container's clock out.
@@ -89,6 +90,27 @@ func TestFirstStart(t *testing.T) {
 	h.judgeContainers(before, []Container{vessel("a", running, none, 3)}, now)
 	if got := h.needed(time.Second); got != 2*time.Second {
 		t.Errorf("after it fell over it must stay up for %s", got)
+	}
+}
+
+// A check that never holds keeps a release from staying, and nobody waiting after the machine went back.
+func TestReturn(t *testing.T) {
+	r := newRig(t, config.TrialCheck{Name: "never"})
+	before, err := r.Baseline(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last Report
+	note := func(report Report) { last = report }
+	if err := r.Wait(t.Context(), before, 500*time.Millisecond, note); err == nil {
+		t.Error("the check holds, so that this proves nothing")
+	}
+	if err := r.Return(t.Context(), before, 10*time.Second, note); err != nil || len(last.Results) != 5 {
+		t.Errorf("%v, %+v", err, last)
+	}
+	r.run(vessel("a", exited, none, 1))
+	if err := r.Return(t.Context(), before, 500*time.Millisecond, note); err == nil {
+		t.Error("what ran before does not run, and nobody waits for it")
 	}
 }
 

@@ -228,7 +228,7 @@ func (u *Updater) measure(ctx context.Context, a Attempt) {
 	defer u.setReturning(nil)
 	said := ""
 	var seen trialStatus
-	err := u.o.Trial.Wait(ctx, a.Baseline, u.limit(), func(h Health) {
+	err := u.o.Trial.Return(ctx, a.Baseline, u.limit(), func(h Health) {
 		u.mu.Lock()
 		seen = trialStatus{u.returning.began, u.returning.ends, u.o.Now(), h}
 		u.returning = &seen

@@ -143,7 +143,7 @@ func TestReturning(t *testing.T) {
 		}
 		return nil
 	})
-	if e := w.record().last(); w.running != "1.0.0" || e.Downtime < 20e9 || e.Downtime > 60e9 {
+	if e := w.record().last(); !w.returned.Load() || w.running != "1.0.0" || e.Downtime < 20e9 || e.Downtime > 60e9 {
 		t.Errorf("%s runs, %+v", w.running, e)
 	}
 }

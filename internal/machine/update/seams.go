@@ -57,6 +57,8 @@ type Trial interface {
 	// Wait is nil as soon as all of that has worked again for a while; else, after limit, an error
 	// that names each check that failed with its output.
 	Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error
+	// Return is Wait in a release that the machine came back to: without the checks that the configuration has for new ones.
+	Return(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error
 }
 
 // Health is how far a trial is.

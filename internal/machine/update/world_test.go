@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,6 +62,8 @@ type world struct {
 	// during is done while a release is on trial, and then the trial goes on until it is ended.
 	during func(*Updater)
 	up     *Updater
+	// returned: somebody waited for what ran before, in the old release.
+	returned atomic.Bool
 }
 
 type file struct {
@@ -319,6 +322,11 @@ type worldTrial struct{ *world }
 
 func (w worldTrial) Baseline(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"containers":["redis"]}`), nil
+}
+
+func (w worldTrial) Return(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error {
+	w.returned.Store(true)
+	return w.Wait(ctx, baseline, limit, progress)
 }
 
 func (w worldTrial) Wait(ctx context.Context, baseline json.RawMessage, limit time.Duration, progress func(Health)) error {

@@ -5,8 +5,6 @@ package update
 
 import (
 	"errors"
-	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,38 +47,6 @@ func TestFetchedBefore(t *testing.T) {
 		if e := w.record().last(); w.running != "1.1.0" || e.Delta != c.delta || e.Fetched != want || c.deltas.made != 1 || !strings.Contains(e.Note, c.why) {
 			t.Errorf("%s: %s runs, made %d times, want %d bytes: %+v", name, w.running, c.deltas.made, want, e)
 		}
-	}
-}
-
-// TestWithoutRanges: a server that begins anew each time sends more than the file has, and that is what is told.
-func TestWithoutRanges(t *testing.T) {
-	repo := newRepository(t)
-	repo.publish("1.1.0")
-	w := repo.world("1.0.0")
-	whole := osFile("1.1.0")
-	piece, sent := 100_000, 0
-	repo.attack = func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, "."+release.OSFile) {
-			return false
-		}
-		n := min(piece, len(whole))
-		piece, sent = piece+100_000, sent+n
-		w.Header().Set("Content-Length", fmt.Sprint(len(whole)))
-		w.Write(whole[:n])
-		w.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	limits := release.DefaultLimits()
-	limits.Attempts = 1
-	w.limits = &limits
-	for boot := range 3 {
-		w.start()
-		if err := w.life(apply); (err == nil) != (boot == 2) {
-			t.Fatalf("boot %d: %v", boot, err)
-		}
-	}
-	if w.untilQuiet(); w.running != "1.1.0" || w.record().last().Fetched != int64(sent) {
-		t.Errorf("%s runs, %d bytes were sent: %+v", w.running, sent, w.record().last())
 	}
 }
 

@@ -85,11 +85,11 @@ func TestBundleOfOldKeys(t *testing.T) {
 			carried bool
 			want    string
 		}{
-			"carried":                  {p.firstRoot, seen, true, "(by root role 2, and 4 holds now): make it anew with `wherry release bundle`"},
-			"served":                   {p.firstRoot, seen, false, "keys that this project has replaced (by root role 2, and 4 holds now)"},
+			"carried":                  {p.firstRoot, seen, true, "(signed as root role 2 allowed, and 4 holds now): make it anew with `wherry release bundle`"},
+			"served":                   {p.firstRoot, seen, false, "keys that this project has replaced (root role 2 named them, and 4 holds now)"},
 			"to a new machine":         {newest, memory{}, true, "another project's, or somebody changed it, or it is from before the project's keys were changed"},
 			"another project":          {newProjectOf(t, 7).firstRoot, memory{}, true, "another project's, or somebody changed it, or it is from before"},
-			"to one that knows roots":  {newest, seen, true, "(by root role 2, and 4 holds now)"},
+			"to one that knows roots":  {newest, seen, true, "(signed as root role 2 allowed, and 4 holds now)"},
 			"with nonsense remembered": {newest, memory{"2.root.json": []byte("{}"), "3.root.json": newest}, true, "another project's, or"},
 		} {
 			b, err := release.OpenBundle(bytes.NewReader(data), int64(len(data)))

@@ -22,9 +22,9 @@ func (s *session) whoseKeys() string {
 	version := s.signedBefore()
 	switch {
 	case version > 0 && s.Carried:
-		return fmt.Sprintf("it is this project's, from before its keys were changed (by root role %d, and %d holds now): %s", version, s.trusted.Root.Signed.Version, anew)
+		return fmt.Sprintf("it is this project's, from before its keys were changed (signed as root role %d allowed, and %d holds now): %s", version, s.trusted.Root.Signed.Version, anew)
 	case version > 0:
-		return fmt.Sprintf("it is signed with keys that this project has replaced (by root role %d, and %d holds now): an old copy, or somebody has those keys", version, s.trusted.Root.Signed.Version)
+		return fmt.Sprintf("it is signed with keys that this project has replaced (root role %d named them, and %d holds now): an old copy, or somebody has those keys", version, s.trusted.Root.Signed.Version)
 	case s.Carried:
 		return "this is another project's, or somebody changed it, or it is from before the project's keys were changed: then " + anew
 	}

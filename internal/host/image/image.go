@@ -132,6 +132,12 @@ func (o *Options) fill() error {
 	if o.Output == "" {
 		o.Output = filepath.Join(o.Source, "build", o.Edition+kind.Suffix+"-"+arch)
 	}
+	// Programs are built from within the checkout: names that are relative to the folder of today mean something else there.
+	for _, dir := range []*string{&o.Source, &o.Output} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return err
+		}
+	}
 	if o.Cache == "" {
 		user, err := os.UserCacheDir()
 		if err != nil {

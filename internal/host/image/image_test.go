@@ -228,6 +228,23 @@ func TestChangesReachTheImage(t *testing.T) {
 }
 
 // TestFailedBuildKeepsTheOldImage: an error leaves what was there.
+// Where to put the image is meant from the current folder, not from the checkout.
+func TestRelativeOutput(t *testing.T) {
+	o := options(t)
+	t.Chdir(t.TempDir())
+	o.Output = "out"
+	r, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(r.Manifest, "out"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(o.Source, "out")); err == nil {
+		t.Error("it is in the checkout")
+	}
+}
+
 func TestFailedBuildKeepsTheOldImage(t *testing.T) {
 	o := options(t)
 	r, err := Build(t.Context(), o)

@@ -384,6 +384,8 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 		state *wherryv1.GetUpdateResponse
 		want  string
 	}{
+		{&wherryv1.GetUpdateResponse{Phase: "staged", Target: "12.1.0", Why: "it waits for somebody to apply it", Last: &wherryv1.UpdateRecord{State: "staged", Source: "by hand"}},
+			"12.1.0 is staged, and the next restart tries it"},
 		{&wherryv1.GetUpdateResponse{Unavailable: "no boot partition"}, "not possible here: no boot partition"},
 		{&wherryv1.GetUpdateResponse{Phase: "idle"}, "no repository is configured (updates.url)"},
 		{&wherryv1.GetUpdateResponse{Phase: "idle", Policy: whole.Policy, Why: "12.0.0 runs already"}, "none: 12.0.0 runs already"},

@@ -123,6 +123,8 @@ func (c *CLI) updateLine(u *wherryv1.GetUpdateResponse) string {
 	switch {
 	case u.Unavailable != "":
 		return "not possible here: " + u.Unavailable
+	case u.Phase == phaseStaged && u.Last.GetEndedAt() == nil && u.Last.GetSource() == "by hand": // what keeps the machine from it does not matter any more
+		return u.Target + " is staged, and the next restart tries it"
 	case u.Phase == phaseStaged:
 		return because(u.Target+" is staged, and the next restart tries it", u.Why)
 	case u.Phase != "" && u.Phase != phaseIdle:

@@ -5,10 +5,8 @@ package bootslots
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"strings"
@@ -134,11 +132,14 @@ func mb(bytes int64) int64 { return (bytes + 1e6 - 1) / 1e6 }
 
 // sameContents compares a slot with src, whose place it leaves at the beginning.
 func (s *Slots) sameContents(ctx context.Context, v volume, slot Slot, src *os.File) bool {
-	h := sha256.New()
-	err := copyChunks(ctx, h, src, nil)
+	f, err := os.Open(v.path(slot.File))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	same, err := sameBytes(ctx, f, src)
 	_, errSeek := src.Seek(0, io.SeekStart)
-	got, errRead := v.digest(ctx, slot.File)
-	return err == nil && errSeek == nil && errRead == nil && got == [sha256.Size]byte(h.Sum(nil))
+	return err == nil && errSeek == nil && same
 }
 
 // writing is one OS file on its way to the boot partition.
@@ -158,9 +159,8 @@ func (w writing) write(ctx context.Context, name string) error {
 		return err
 	}
 	defer f.Close()
-	want := sha256.New()
 	var errEarly error
-	err = copyChunks(ctx, io.MultiWriter(f, want), w.src, func(done int64) {
+	err = copyChunks(ctx, f, w.src, func(done int64) {
 		if done <= chunk {
 			// From now on the entry names the first cluster: what a power cut leaves
 			// can be found, and its room is not lost.
@@ -179,25 +179,25 @@ func (w writing) write(ctx context.Context, name string) error {
 	if err := errors.Join(f.Sync(), w.sync()); err != nil {
 		return err
 	}
-	if err := readBack(ctx, f, want); err != nil {
+	if err := readBack(ctx, f, w.src); err != nil {
 		return err
 	}
 	return w.renameOpen(f, w.temporary, name)
 }
 
-// readBack compares what the disk has with what was written. The kernel's copy
-// is dropped first, as far as it lets go of it.
-func readBack(ctx context.Context, f *os.File, want hash.Hash) error {
+// readBack compares what the disk has with what was to be written. The kernel's
+// copy is dropped first, as far as it lets go of it. Bytes are compared and not
+// hashes, which take longer than all the rest on a slow processor.
+func readBack(ctx context.Context, f, src *os.File) error {
 	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
+	for _, r := range []*os.File{f, src} {
+		if _, err := r.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
 	}
-	got := sha256.New()
-	if err := copyChunks(ctx, got, f, nil); err != nil {
-		return err
+	same, err := sameBytes(ctx, f, src)
+	if err == nil && !same {
+		err = errors.New("the disk did not keep what was written: it may be failing")
 	}
-	if [sha256.Size]byte(got.Sum(nil)) != [sha256.Size]byte(want.Sum(nil)) {
-		return errors.New("the disk did not keep what was written: it may be failing")
-	}
-	return nil
+	return err
 }

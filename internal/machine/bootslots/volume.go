@@ -4,6 +4,7 @@
 package bootslots
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -216,7 +217,7 @@ func copyChunks(ctx context.Context, w io.Writer, r io.Reader, progress func(don
 		if progress != nil && n > 0 {
 			progress(done)
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if ended(err) {
 			return nil
 		}
 		if err != nil {
@@ -224,3 +225,28 @@ func copyChunks(ctx context.Context, w io.Writer, r io.Reader, progress func(don
 		}
 	}
 }
+
+// sameBytes compares two files to their ends.
+func sameBytes(ctx context.Context, a, b io.Reader) (bool, error) {
+	bufA, bufB := make([]byte, chunk), make([]byte, chunk)
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, context.Cause(ctx)
+		}
+		n, errA := io.ReadFull(a, bufA)
+		m, errB := io.ReadFull(b, bufB)
+		for _, err := range []error{errA, errB} {
+			if err != nil && !ended(err) {
+				return false, err
+			}
+		}
+		if !bytes.Equal(bufA[:n], bufB[:m]) {
+			return false, nil
+		}
+		if ended(errA) { // and so b, which has as much
+			return true, nil
+		}
+	}
+}
+
+func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }

@@ -170,7 +170,7 @@ func (u update) slots() string {
 
 func (g *rig) await(what string, ok func() error) {
 	g.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(2 * time.Second) { // a command in a container takes an emulated machine half a second
 		err := ok()
 		if err == nil {
 			return
@@ -206,7 +206,7 @@ func (g *rig) match(what, text, pattern string) {
 // the kernel was told otherwise: a release can be bad for a container alone.
 func (g *rig) work() {
 	g.t.Helper()
-	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", "--health-interval", "3s", "--health-retries", "2",
+	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", "--health-interval", "10s", "--health-retries", "2",
 		"--health-cmd", "if grep -q wherry.test=sick /proc/cmdline; then echo the kernel makes me sick; exit 1; fi; redis-cli ping", g.r.Ref(fixture.Redis))
 	g.await("redis", func() error { return g.say("OK", "exec", "cache", "redis-cli", "set", "word", "wherry") })
 	g.await("redis is healthy", func() error { return g.contains("(healthy)", "ps") })

@@ -129,7 +129,7 @@ func TestArguments(t *testing.T) {
 		APIPort: 4000, Forwards: []Forward{{Protocol: "tcp", HostAddress: "127.0.0.1", HostPort: 8080, GuestPort: 80}}}
 	all := strings.Join(arguments("demo", s, "tcg", true), " ")
 	for _, want := range []string{
-		"-accel tcg,thread=single", "-cpu max,-avx2", "-m 512M", "-kernel /images/a,b/kernel",
+		"-accel tcg,thread=single,tb-size=128", "-cpu max,-avx2", "-m 512M", "-kernel /images/a,b/kernel",
 		"user,id=net0,hostfwd=tcp:127.0.0.1:4000-:9473,hostfwd=tcp:127.0.0.1:8080-:80",
 		"file=state.img", "file=/disks/x,,y.img", "opt/wherry/config,file=config.yaml",
 	} {

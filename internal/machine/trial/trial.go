@@ -117,6 +117,8 @@ const (
 	defaultStable = 10 * time.Second
 	firstPause    = 250 * time.Millisecond
 	lastPause     = 3 * time.Second
+	// longestPause is after looks that take long themselves: they must not be what keeps a slow machine from its work.
+	longestPause = 10 * time.Second
 	// probeLimit bounds one look at one thing: a command in a container of a machine that has just begun its work is slow.
 	probeLimit = 30 * time.Second
 	// maxShown bounds how many checks an error tells of, maxMessage each of them.
@@ -159,6 +161,7 @@ func (t *Trial) Wait(ctx context.Context, saved json.RawMessage, limit time.Dura
 	h := history{work: work{booted: booted(began)}}
 	pause := firstPause
 	for {
+		looked := time.Now()
 		results := t.look(ctx, before, &h)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -180,7 +183,7 @@ func (t *Trial) Wait(ctx context.Context, saved json.RawMessage, limit time.Dura
 			return &Failure{Limit: limit, Results: failures}
 		}
 		select {
-		case <-time.After(min(pause, max(0, limit-r.Elapsed))):
+		case <-time.After(min(rest(pause, time.Since(looked)), max(0, limit-r.Elapsed))):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -194,6 +197,11 @@ func (t *Trial) Return(ctx context.Context, saved json.RawMessage, limit time.Du
 	back := *t
 	back.o.Checks = func() []config.TrialCheck { return nil }
 	return back.Wait(ctx, saved, limit, progress)
+}
+
+// rest is the time to the next look: at least twice that of the last one, within bounds.
+func rest(pause, took time.Duration) time.Duration {
+	return max(pause, min(2*took, longestPause))
 }
 
 // look does all checks once: what is known at once, then side by side what has to be asked.

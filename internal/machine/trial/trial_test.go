@@ -289,3 +289,17 @@ func TestNew(t *testing.T) {
 		t.Error("a trial without parts was made")
 	}
 }
+
+// Looks that take long leave the machine to its work in between, and come all the same.
+func TestRest(t *testing.T) {
+	for _, c := range []struct{ pause, took, want time.Duration }{
+		{firstPause, time.Millisecond, firstPause},
+		{lastPause, time.Second, lastPause},
+		{lastPause, 2 * time.Second, 4 * time.Second},
+		{lastPause, probeLimit, longestPause},
+	} {
+		if got := rest(c.pause, c.took); got != c.want {
+			t.Errorf("after %v that took %v: %v, want %v", c.pause, c.took, got, c.want)
+		}
+	}
+}

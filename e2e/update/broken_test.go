@@ -42,7 +42,7 @@ func TestNotWell(t *testing.T) { ends(t, notWell) }
 
 func ends(t *testing.T, releases []broken) {
 	t.Parallel()
-	g := newRig(t, "90s")
+	g := newRig(t, plain, "60s")
 	for _, b := range releases {
 		g.test(b.name, b.check)
 	}

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+
 	"wherry.example/wherry/internal/vmtest"
 	"wherry.example/wherry/internal/vmtest/fixture"
 )
@@ -23,10 +26,11 @@ import (
 // rig is a machine with work to do, its user, and the publisher of its releases.
 type rig struct {
 	*vmtest.User
-	t *testing.T
-	m *vmtest.Machine
-	p *fixture.Publisher
-	r *fixture.Registry
+	t    *testing.T
+	m    *vmtest.Machine
+	p    *fixture.Publisher
+	r    *fixture.Registry
+	does work
 	// road leads to the repository; clock is a time server, at first silent.
 	road  *road
 	clock *fixture.TimeServer
@@ -91,8 +95,22 @@ func (g *rig) nextVersion() string {
 	return fmt.Sprintf("1.%d.0", *g.minor)
 }
 
-// words is a check that fails where the kernel was told so.
-const words = "if grep -q wherry.test=mute /proc/cmdline; then echo the kernel says nothing; exit 1; fi; redis-cli ping"
+// work is what a machine is for: a container named cache with a word in its volume, which is healthy unless
+// the kernel was told otherwise: a release can be bad for a container alone. So can it for words, a check of
+// the configuration, which is a command in that container (YAML).
+type work struct {
+	words string
+	begin func(*rig)
+	word  []string // says the word
+}
+
+var (
+	redis = work{"[sh, -c, 'if grep -q wherry.test=mute /proc/cmdline; then echo the kernel says nothing; exit 1; fi; redis-cli ping']",
+		(*rig).redis, []string{"redis-cli", "get", "word"}}
+	// plain is one program: on machines that restart often most of the time would be that of redis and its shells.
+	plain = work{"[/toybox, told, wherry.test=mute, the kernel says nothing]",
+		(*rig).plain, []string{"/toybox", "cat", "/data/word"}}
+)
 
 // document is the machine's configuration; limit is that of a trial.
 func (g *rig) document(limit string) []byte {
@@ -101,7 +119,7 @@ func (g *rig) document(limit string) []byte {
 		"time: {servers: ['"+g.clock.Guest+"']}",
 		"updates:", "  url: "+g.road.guest, "  channel: alpha", "  mode: manual", "  report: true",
 		"  trial:", "    limit: "+limit, "    checks:",
-		"    - {name: words, exec: {container: cache, command: [sh, -c, '"+words+"']}}",
+		"    - {name: words, exec: {container: cache, command: "+g.does.words+"}}",
 		"")
 }
 
@@ -202,14 +220,29 @@ func (g *rig) match(what, text, pattern string) {
 	}
 }
 
-// work starts what the machine is for: a container with data, which is healthy unless
-// the kernel was told otherwise: a release can be bad for a container alone.
-func (g *rig) work() {
+func (g *rig) redis() {
 	g.t.Helper()
 	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", "--health-interval", "10s", "--health-retries", "2",
 		"--health-cmd", "if grep -q wherry.test=sick /proc/cmdline; then echo the kernel makes me sick; exit 1; fi; redis-cli ping", g.r.Ref(fixture.Redis))
 	g.await("redis", func() error { return g.say("OK", "exec", "cache", "redis-cli", "set", "word", "wherry") })
-	g.await("redis is healthy", func() error { return g.contains("(healthy)", "ps") })
+}
+
+// plain has its health check from the image.
+func (g *rig) plain() {
+	g.t.Helper()
+	img := fixture.Toybox(g.t)
+	file, err := img.ConfigFile()
+	if err == nil {
+		c := file.Config
+		c.Healthcheck = &v1.HealthConfig{Test: []string{"CMD", "/toybox", "told", "wherry.test=sick", "the kernel makes me sick"}, Interval: 5 * time.Second, Retries: 2}
+		img, err = mutate.Config(img, c)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.r.Push("plain", img)
+	g.Run("run", "-d", "--name", "cache", "--restart", "always", "-v", "cache:/data", g.r.Ref("plain"), "sleep", "inf")
+	g.Run("exec", "cache", "/toybox", "write", "/data/word", "wherry")
 }
 
 // databases adds one with rows, and a container that is not to come back.
@@ -251,8 +284,8 @@ func (g *rig) contains(want string, args ...string) error {
 // works makes sure that the machine does its work, with the data of before.
 func (g *rig) works() {
 	g.t.Helper()
-	g.await("redis has its word", func() error { return g.say("wherry", "exec", "cache", "redis-cli", "get", "word") })
-	g.await("redis is healthy", func() error { return g.contains("(healthy)", "ps") })
+	g.await("the container has its word", func() error { return g.say("wherry", append([]string{"exec", "cache"}, g.does.word...)...) })
+	g.await("the container is healthy", func() error { return g.contains("(healthy)", "ps") })
 }
 
 // rows makes sure that postgres has its rows.

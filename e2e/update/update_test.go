@@ -30,7 +30,7 @@ const (
 // each boot serves as many promises as it can.
 func TestUpdate(t *testing.T) {
 	t.Parallel()
-	g := newRig(t, "4m")
+	g := newRig(t, redis, "4m")
 	old := g.next
 	g.next = g.p.Build(newRelease, "efi")
 	publishDeltas(g, old)
@@ -43,9 +43,9 @@ func TestUpdate(t *testing.T) {
 }
 
 // newRig boots the old release and gives the machine work. A trial may last until the limit.
-func newRig(t *testing.T, limit string) *rig {
+func newRig(t *testing.T, does work, limit string) *rig {
 	minor := 1
-	g := &rig{User: vmtest.NewUser(t), t: t, p: fixture.NewPublisher(t), r: fixture.NewRegistry(t), minor: &minor, used: new(time.Duration)}
+	g := &rig{User: vmtest.NewUser(t), t: t, does: does, p: fixture.NewPublisher(t), r: fixture.NewRegistry(t), minor: &minor, used: new(time.Duration)}
 	g.road, g.clock = newRoad(t, g.p.Addr), fixture.NewTimeServer(t, 0)
 	old := g.p.Build(oldRelease, "efi", "raw")
 	g.next = old
@@ -54,7 +54,8 @@ func newRig(t *testing.T, limit string) *rig {
 		DiskImage: old.File("wherry.raw"), SecureBoot: true, DiskBytes: 5 << 28, MemoryMiB: 1024, Config: g.document(limit), Timeout: patience,
 	})
 	g.Knows(g.m)
-	g.work()
+	does.begin(g)
+	g.works()
 	t.Logf("first boot and its work: %.0f s, CPU time of the machine %.0f s", time.Since(begin).Seconds(), g.cpu().Seconds())
 	u := g.status()
 	if u.Unavailable != "" || u.slots() != oldRelease+"*" {

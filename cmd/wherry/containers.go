@@ -384,6 +384,6 @@ func newEventsCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Since, "since", "", "from a time on: 10m, 2026-01-02T15:04:05")
 	cmd.Flags().StringVar(&o.Until, "until", "", "up to a time, then end")
-	cmd.Flags().StringArrayVarP(&o.Filters, "filter", "f", nil, "type=container|image|volume|network|machine, event=, container=")
+	cmd.Flags().StringArrayVarP(&o.Filters, "filter", "f", nil, "type=container|image|volume|update, event=, container=")
 	return cmd
 }

@@ -75,9 +75,11 @@ func (p *parts) closeUpdates(ctx context.Context) {
 
 func (p *parts) updateEvent(action, version, message string) {
 	if e := p.events.Load(); e != nil {
-		e.Publish(&wherryv1.Event{
-			Time: timestamppb.Now(), Kind: "update", Action: action, Id: version, Name: version, Attributes: map[string]string{"message": message},
-		})
+		event := &wherryv1.Event{Time: timestamppb.Now(), Kind: "update", Action: action, Id: version, Name: version}
+		if message != "" {
+			event.Attributes = map[string]string{"message": message}
+		}
+		e.Publish(event)
 	}
 }
 

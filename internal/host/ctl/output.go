@@ -144,6 +144,12 @@ func (c *CLI) age(t *timestamppb.Timestamp) string {
 	return units.HumanDuration(c.now().Sub(t.AsTime())) + " ago"
 }
 
+// ago is age within a sentence.
+func (c *CLI) ago(t *timestamppb.Timestamp) string {
+	text := c.age(t)
+	return strings.ToLower(text[:1]) + text[1:]
+}
+
 func size(bytes uint64) string { return units.HumanSizeWithPrecision(float64(bytes), 3) }
 
 func binarySize(bytes uint64) string {

@@ -394,6 +394,8 @@ Slots     12.0.0  26.2MB  wherry_12.0.0.efi  running
 			"downloading 12.1.0 [===============               ] 1kB/2kB"},
 		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), Reason: "no network"}},
 			"12.1.0 did not work 5 minutes ago: no network"},
+		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-1), Reason: "no network"}},
+			"12.1.0 did not work about a minute ago: no network"},
 		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Offer: &wherryv1.UpdateOffer{Version: "12.2.0", Bytes: 5000}, Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), Reason: "no network"}},
 			"12.1.0 did not work 5 minutes ago: no network; 12.2.0 is there, 5kB"},
 		{&wherryv1.GetUpdateResponse{Version: "12.0.0", Phase: "idle", Last: &wherryv1.UpdateRecord{From: "12.0.0", To: "12.1.0", State: "rolled-back", EndedAt: at(-5), ByHand: true}},

@@ -157,11 +157,11 @@ func (c *CLI) left(u *wherryv1.GetUpdateResponse) string {
 	case back != u.Version:
 		return ""
 	case u.Last.ByHand && u.Offer != nil:
-		return fmt.Sprintf("somebody went back from %s %s", left, c.age(u.Last.EndedAt))
+		return fmt.Sprintf("somebody went back from %s %s", left, c.ago(u.Last.EndedAt))
 	case u.Last.ByHand:
-		return fmt.Sprintf("somebody went back from %s %s: it is left alone until there is a newer release, or: wherry machine update apply --retry", left, c.age(u.Last.EndedAt))
+		return fmt.Sprintf("somebody went back from %s %s: it is left alone until there is a newer release, or: wherry machine update apply --retry", left, c.ago(u.Last.EndedAt))
 	}
-	return because(fmt.Sprintf("%s did not work %s", left, c.age(u.Last.EndedAt)), firstLine(u.Last.Reason))
+	return because(fmt.Sprintf("%s did not work %s", left, c.ago(u.Last.EndedAt)), firstLine(u.Last.Reason))
 }
 
 const sourceRollback = "rollback"
@@ -308,9 +308,9 @@ func (c *CLI) lastText(r *wherryv1.UpdateRecord) string {
 	}
 	text := fmt.Sprintf("%s → %s %s", r.From, r.To, r.State)
 	if r.EndedAt == nil {
-		text += ", begun " + c.age(r.StartedAt)
+		text += ", begun " + c.ago(r.StartedAt)
 	} else {
-		text += " " + c.age(r.EndedAt) + downtime(r)
+		text += " " + c.ago(r.EndedAt) + downtime(r)
 	}
 	if s := sizes(r); s != "" {
 		text += ", " + s

@@ -177,6 +177,7 @@ func probeLayer(program []byte) []byte {
 type fakeNetwork struct {
 	mu       sync.Mutex
 	attached map[string]bool
+	last     time.Time // somebody was attached
 }
 
 func (n *fakeNetwork) Attach(_ context.Context, r NetworkRequest) (NetworkResult, error) {
@@ -186,6 +187,7 @@ func (n *fakeNetwork) Attach(_ context.Context, r NetworkRequest) (NetworkResult
 		n.attached = map[string]bool{}
 	}
 	n.attached[r.Container] = true
+	n.last = time.Now()
 	return NetworkResult{Endpoints: []*wherryv1.Endpoint{{Network: "default", Ipv4: "10.9.8.7/24"}}, Ports: r.Ports}, nil
 }
 

@@ -64,3 +64,14 @@ func TestStartingWithTheMachine(t *testing.T) {
 		}
 	}
 }
+
+// A container started when its program did: on a busy machine its root, its bundle and its
+// network take longer than many programs run.
+func TestStartedWhenItRuns(t *testing.T) {
+	w := newWorld(t)
+	id := w.createSpec(&wherryv1.ContainerSpec{Command: []string{"sleep"}})
+	w.must(w.Start(t.Context(), id))
+	if at := w.state(id).StartedAt.AsTime(); at.Before(w.net.last) || time.Since(at) > time.Minute {
+		t.Errorf("it is said to have started at %s, and had no network until %s", at, w.net.last)
+	}
+}

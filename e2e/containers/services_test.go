@@ -149,7 +149,11 @@ func health(g *rig) {
 	g.Run("exec", "sick", "touch", "/data/sick")
 	g.awaitState("sick", "is unhealthy", state("UNHEALTHY"))
 	g.want(g.Run("ps"), "(unhealthy)")
-	g.want(g.Run("events", "--since", "5m", "--until", "0s", "--filter", "event=health"), "state=healthy", "state=unhealthy")
+	// The two clocks differ a little, and until is of this one.
+	g.await(30*time.Second, "the events of its health", func() (bool, string) {
+		out := g.Run("events", "--since", "5m", "--until", "0s", "--filter", "event=health")
+		return strings.Contains(out, "state=healthy") && strings.Contains(out, "state=unhealthy"), out
+	})
 	g.Run("exec", "sick", "rm", "/data/sick")
 	g.awaitState("sick", "is healthy again", state("HEALTHY"))
 	if r := g.Try("inspect", "-f", "{{len .container.state.healthLog}}", "sick"); strings.TrimSpace(r.Stdout) == "0" {

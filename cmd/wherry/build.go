@@ -109,10 +109,10 @@ func printBuild(w io.Writer, r image.Result, verbose bool) error {
 		fmt.Fprintf(t, "  %s\t%s\t%s\n", p.Name, publishing.Size(p.Bytes), p.SHA256[:16])
 	}
 	if m.Trust != nil {
-		fmt.Fprintf(t, "  takes releases of\t\troot %d, key %.16s\n", m.Trust.RootVersion, strings.Join(m.Trust.Keys, " "))
+		fmt.Fprintf(t, "  updates from\t\troot %d, key %.16s\n", m.Trust.RootVersion, strings.Join(m.Trust.Keys, " "))
 	}
 	if m.Trust == nil && m.Boot != nil { // what firmware starts could be updated; bare parts could not
-		fmt.Fprint(t, "  takes releases of\t\tnobody: it can never be updated, unless it is built with --release-root FILE\n")
+		fmt.Fprint(t, "  updates from\t\tnobody: it can never be updated, unless it is built with --release-root FILE\n")
 	}
 	if m.Boot != nil {
 		fmt.Fprintf(t, "  PCR 11\t\t%s\n", m.Boot.PCR11[:16])

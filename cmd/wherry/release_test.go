@@ -220,7 +220,7 @@ func TestPrintBuild(t *testing.T) {
 		"parts":         {release.Manifest{}, ""},
 	} {
 		var b strings.Builder
-		if err := printBuild(&b, image.Result{Manifest: c.m}, false); err != nil || !strings.Contains(b.String(), c.want) || (c.want == "") == strings.Contains(b.String(), "takes releases of") {
+		if err := printBuild(&b, image.Result{Manifest: c.m}, false); err != nil || !strings.Contains(b.String(), c.want) || (c.want == "") == strings.Contains(b.String(), "updates from") {
 			t.Errorf("%s: %v\n%s", name, err, b.String())
 		}
 	}

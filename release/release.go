@@ -86,6 +86,9 @@ type Avoided struct {
 	ByHand bool `json:"by_hand,omitempty"`
 }
 
+// UntilNewer says for how long a release is left alone from which somebody went back.
+const UntilNewer = "it is left alone until there is a newer release, or: wherry machine update apply --retry"
+
 // String tells what became of it here.
 func (a Avoided) String() string {
 	on := ""
@@ -104,7 +107,7 @@ func (a Avoided) refusal(pinned bool) string {
 	case a.ByHand && pinned:
 		return a.String() + ": it is taken again by: wherry machine update apply --retry"
 	case a.ByHand:
-		return a.String() + ": it is left alone until there is a newer release, or: wherry machine update apply --retry"
+		return a.String() + ": " + UntilNewer
 	case a.Reason == "":
 		return a.String()
 	}

@@ -136,10 +136,12 @@ func shortID(id string) string {
 	return id[:min(12, len(id))]
 }
 
+const unknownAge = "N/A"
+
 // age is how long ago something was.
 func (c *CLI) age(t *timestamppb.Timestamp) string {
 	if t == nil || t.AsTime().Unix() <= 0 {
-		return "N/A"
+		return unknownAge
 	}
 	return units.HumanDuration(c.now().Sub(t.AsTime())) + " ago"
 }
@@ -147,6 +149,9 @@ func (c *CLI) age(t *timestamppb.Timestamp) string {
 // ago is age within a sentence.
 func (c *CLI) ago(t *timestamppb.Timestamp) string {
 	text := c.age(t)
+	if text == unknownAge {
+		return text
+	}
 	return strings.ToLower(text[:1]) + text[1:]
 }
 

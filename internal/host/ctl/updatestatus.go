@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"wherry.example/wherry/api/wherryv1"
+	"wherry.example/wherry/release"
 )
 
 // UpdateStatus prints how the machine's updates fare.
@@ -159,7 +160,7 @@ func (c *CLI) left(u *wherryv1.GetUpdateResponse) string {
 	case u.Last.ByHand && u.Offer != nil:
 		return fmt.Sprintf("somebody went back from %s %s", left, c.ago(u.Last.EndedAt))
 	case u.Last.ByHand:
-		return fmt.Sprintf("somebody went back from %s %s: it is left alone until there is a newer release, or: wherry machine update apply --retry", left, c.ago(u.Last.EndedAt))
+		return fmt.Sprintf("somebody went back from %s %s: %s", left, c.ago(u.Last.EndedAt), release.UntilNewer)
 	}
 	return because(fmt.Sprintf("%s did not work %s", left, c.ago(u.Last.EndedAt)), firstLine(u.Last.Reason))
 }
